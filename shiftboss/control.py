@@ -1,0 +1,159 @@
+"""All that a parent and a child process say to each other, and how it is written on the wire.
+
+One message is one datagram on a `SOCK_SEQPACKET` socketpair (boundaries are kept, descriptors ride with their message,
+the end of either side is EOF): msgpack of a tagged union. Nothing here knows tasks, SQL or pykka.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Final, TypeAlias
+
+import msgspec
+
+# The child finds these in its environment.
+CONTROL_FD_VARIABLE: Final = "SHIFTBOSS_CONTROL_FD"  # its end of the control socketpair
+BOARD_FD_VARIABLE: Final = "SHIFTBOSS_BOARD_FD"  # shared memory of the whole service
+TABLE_FD_VARIABLE: Final = "SHIFTBOSS_TABLE_FD"  # shared memory of this child alone, kept by the parent after its death
+PARENT_PID_VARIABLE: Final = "SHIFTBOSS_PARENT_PID"
+CHILD_NAME_VARIABLE: Final = "SHIFTBOSS_CHILD_NAME"
+INCARNATION_VARIABLE: Final = "SHIFTBOSS_INCARNATION"
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+_MAX_FDS: Final = 4
+
+
+class ControlMessage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Anything on a control link."""
+
+
+# ---- parent to child
+
+
+class Ping(ControlMessage, frozen=True):
+    """Are you there? Answered from the actor's own loop, not from a helper thread."""
+
+    seq: int
+
+
+class Link(ControlMessage, frozen=True):
+    """A socket to a peer; its descriptor rides along. A second descriptor, if any, is the peer's shared table."""
+
+    peer: str
+    incarnation: int
+    has_table: bool = False
+
+
+class PeerDied(ControlMessage, frozen=True):
+    """A linked peer has ended. With `has_table` its shared table rides along.
+
+    Sent again to every new incarnation of the receiver until one of them has answered `PeerBuried`.
+    """
+
+    peer: str
+    incarnation: int
+    exit_code: int | None = None  # None when it was ended by a signal
+    signal: str | None = None  # "SIGKILL"
+    reason: str | None = None  # why, when the supervisor itself ended it: the `reason` of a Replace, "hung", "stop"
+    peak_rss_kib: int = 0
+    uptime_s: float = 0.0
+    has_table: bool = False
+
+
+class Stop(ControlMessage, frozen=True):
+    """End. `drain_s`: how long running work may take (0: none); then `grace_s` for a cooperative cancel; then be gone.
+
+    A later Stop with less time replaces the earlier one.
+    """
+
+    drain_s: float
+    grace_s: float
+
+
+class Drain(ControlMessage, frozen=True):
+    """Take no new work, finish what runs, stay up."""
+
+
+class Resume(ControlMessage, frozen=True):
+    """Take work again after Drain."""
+
+
+class Dump(ControlMessage, frozen=True):
+    """Write your state to the log."""
+
+
+# ---- child to parent
+
+
+class Ready(ControlMessage, frozen=True):
+    """I have started and do my work."""
+
+
+class Pong(ControlMessage, frozen=True):
+    """The answer to Ping `seq`."""
+
+    seq: int
+
+
+class Report(ControlMessage, frozen=True):
+    """One line on what I am doing, for status output."""
+
+    status: str
+
+
+class Replace(ControlMessage, frozen=True):
+    """Kill this peer's process group and start it anew; planned, so outside the restart budget."""
+
+    peer: str
+    incarnation: int
+    reason: str
+
+
+class PeerBuried(ControlMessage, frozen=True):
+    """All that followed from this peer's death is done; its table may go."""
+
+    peer: str
+    incarnation: int
+
+
+ToChild: TypeAlias = Ping | Link | PeerDied | Stop | Drain | Resume | Dump
+ToParent: TypeAlias = Ready | Pong | Report | Replace | PeerBuried
+
+_encoder = msgspec.msgpack.Encoder()
+_to_child_decoder = msgspec.msgpack.Decoder(ToChild)
+_to_parent_decoder = msgspec.msgpack.Decoder(ToParent)
+
+
+def send(sock: socket.socket, message: ControlMessage, fds: tuple[int, ...] = ()) -> None:
+    """Send one message with the descriptors that ride along.
+
+    Raises:
+        BlockingIOError: the other side does not read (non-blocking sockets).
+        OSError: the other side is gone.
+    """
+    data = _encoder.encode(message)
+    if fds:
+        socket.send_fds(sock, [data], list(fds))
+    else:
+        sock.send(data)
+
+
+def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+    data, fds, _flags, _address = socket.recv_fds(sock, MAX_MESSAGE_BYTES, _MAX_FDS)
+    return data, fds
+
+
+def receive_in_child(sock: socket.socket) -> tuple[ToChild | None, list[int]]:
+    """The next message from the parent and its descriptors (close-on-exec); `None` when the parent is gone."""
+    data, fds = _receive(sock)
+    return (_to_child_decoder.decode(data) if data else None), fds
+
+
+def receive_in_parent(sock: socket.socket) -> tuple[ToParent | None, list[int]]:
+    """The next message from a child; `None` when it has closed its end.
+
+    Raises:
+        BlockingIOError: nothing there (non-blocking sockets).
+    """
+    data, fds = _receive(sock)
+    return (_to_parent_decoder.decode(data) if data else None), fds

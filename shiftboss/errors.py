@@ -1,0 +1,73 @@
+"""Every error of Shiftboss, in one tree: catch at the level you mean.
+
+A message says what happened and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class ShiftbossError(Exception):
+    """The root: `except ShiftbossError` catches everything that this package raises on purpose."""
+
+
+class ConfigError(ShiftbossError):
+    """Settings are wrong; every mistake found stands in the message, one a line."""
+
+
+class TaskDefinitionError(ShiftbossError):
+    """A `@task` cannot be registered: its type is taken, its options or its annotations are impossible."""
+
+
+class ArgumentsError(ShiftbossError):
+    """The arguments of a task cannot be stored as JSON, or do not fit its handler; names the argument."""
+
+
+class UnknownTaskType(ShiftbossError):
+    """No handler is registered for the type in this process."""
+
+
+class TaskNotFound(ShiftbossError):
+    """No task has this id: never enqueued, rolled back, or pruned after its retention."""
+
+
+class TaskNotFinished(ShiftbossError, TimeoutError):
+    """The task had not ended when `result(timeout=…)` ran out."""
+
+
+class TaskFailed(ShiftbossError):
+    """The task ended without a result: dead letter or cancelled.
+
+    Attributes:
+        task_id: the task's id.
+        status: `dead_letter` or `cancelled`.
+        error: the last error, one line.
+        remote_traceback: the traceback text of the last attempt, as the executor saw it; `None` if there is none.
+    """
+
+    def __init__(self, task_id: str, status: str, error: str | None, remote_traceback: str | None = None) -> None:
+        message = f"task {task_id} ended as {status}: {error or 'no error recorded'}"
+        super().__init__(f"{message}\n\n{remote_traceback}" if remote_traceback else message)
+        self.task_id, self.status, self.error, self.remote_traceback = task_id, status, error, remote_traceback
+
+
+class TransactionError(ShiftbossError):
+    """`tx=` is not a connection that Shiftboss can join, or belongs to another kind of database."""
+
+
+class StoreError(ShiftbossError):
+    """The database refused or failed."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached or is not writable now; trying again later may work.
+
+    The outcome of the statement under way is unknown: it may have been stored.
+    """
+
+
+class StoreCorrupt(StoreError):
+    """The database file is damaged or was replaced while open; nothing was written to it."""
+
+
+class SchemaError(StoreError):
+    """The schema is missing, too old or too new for this version; the message names the command to run."""

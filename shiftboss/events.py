@@ -1,0 +1,78 @@
+"""Names of everything that is logged, and the one function that logs it.
+
+An event's name never changes its spelling: dashboards and `journalctl` queries lean on it.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+
+
+class Event(StrEnum):
+    """`noun.verb`, one a line of log; each has its line in docs/reference/events.md."""
+
+    SERVICE_STARTING = "service.starting"
+    SERVICE_READY = "service.ready"
+    SERVICE_STOPPING = "service.stopping"
+    SERVICE_STOPPED = "service.stopped"
+    SERVICE_QUIET = "service.quiet"
+    SERVICE_RESUMED = "service.resumed"
+    SIGNAL_RECEIVED = "signal.received"
+    SIGNAL_IGNORED = "signal.ignored"
+    DRAIN_PROGRESS = "drain.progress"
+    DRAIN_TIMEOUT = "drain.timeout"
+
+    ACTOR_STARTING = "actor.starting"
+    ACTOR_READY = "actor.ready"
+    ACTOR_STOPPED = "actor.stopped"
+    ACTOR_CRASHED = "actor.crashed"
+    ACTOR_BOOT_FAILED = "actor.boot_failed"
+    ACTOR_HUNG = "actor.hung"
+    ACTOR_KILLED = "actor.killed"
+    ACTOR_RESTART_SCHEDULED = "actor.restart_scheduled"
+    ACTOR_STATE = "actor.state"
+    SUPERVISOR_INTENSITY_EXCEEDED = "supervisor.intensity_exceeded"
+    ORPHAN_REAPED = "orphan.reaped"
+
+    WORKER_REGISTERED = "worker.registered"
+    WORKER_FENCED = "worker.fenced"
+    WORKER_REMOVED = "worker.removed"
+    HEARTBEAT_MISSED = "heartbeat.missed"
+
+    TASK_STARTED = "task.started"
+    TASK_COMPLETED = "task.completed"
+    TASK_FAILED = "task.failed"
+    TASK_DEAD_LETTER = "task.dead_letter"
+    TASK_TIMEOUT = "task.timeout"
+    TASK_CRASHED = "task.crashed"
+    TASK_INTERRUPTED = "task.interrupted"
+    TASK_CANCELLED = "task.cancelled"
+    TASK_FENCED = "task.fenced"
+    TASK_RELEASED = "task.released"
+    TASK_RECOVERED = "task.recovered"
+    TASK_UNKNOWN_TYPE = "task.unknown_type"
+    TASK_LOG = "task.log"
+    TASKS_CLAIMED = "tasks.claimed"
+    TASKS_PRUNED = "tasks.pruned"
+
+    LEADER_ELECTED = "leader.elected"
+    LEADER_RESIGNED = "leader.resigned"
+    LEADER_LOST = "leader.lost"
+
+    DATABASE_UNREACHABLE = "database.unreachable"
+    DATABASE_RECOVERED = "database.recovered"
+    DATABASE_MIGRATED = "database.migrated"
+
+    GATEWAY_LISTENING = "gateway.listening"
+
+
+def emit(log: logging.Logger, level: int, event: Event, message: str = "", /, **fields: object) -> None:
+    """Log one event with its fields; the formatters (`shiftboss.logs`) turn them into text, JSON or journal lines.
+
+    Args:
+        message: for people; the event's name and the fields are enough for programs.
+        fields: values are written as they are when str, int, float, bool or None, else by `str()`.
+    """
+    if log.isEnabledFor(level):
+        log.log(level, message or event.value, extra={"event": event.value, "fields": fields})

@@ -1,0 +1,1 @@
+"""Where tasks are kept: one contract (`base`), SQLite and PostgreSQL behind it."""

@@ -1,0 +1,330 @@
+"""The contract that both databases keep; one behavioural suite in tests/store runs on each.
+
+Rules of every implementation:
+
+* The database's clock decides about heartbeats, terms and due times, unless the store was opened with a test clock.
+* "Mine" is id *and* fence, and the row is claimed or running. A write that is not mine changes nothing.
+* `exchange` is one transaction. A batch never fails because of one row: it falls back to row by row, and an error text
+  that cannot be stored is replaced by a sanitised one. A verdict is read by a second statement, with a fresh snapshot.
+* A database that cannot be reached raises `StoreUnavailable`; whatever was under way then has an unknown outcome.
+  Sending the same `Ended` again is always right. The next call reconnects by itself.
+* A store object belongs to one thread, except where a method says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from shiftboss.lease import LeaderLease
+from shiftboss.model import (
+    AttemptView,
+    Claim,
+    Ended,
+    Enqueued,
+    Lease,
+    NewTask,
+    Progress,
+    QueueView,
+    TaskState,
+    TaskView,
+    TypeInfo,
+    Verdict,
+    WorkerView,
+)
+
+
+class Lane(msgspec.Struct, frozen=True, kw_only=True):
+    """One (queue, priority) that has pending tasks, with its queue's settings. Paused queues have no lanes."""
+
+    queue: str
+    priority: int
+    concurrency: int | None = None
+    weight: int = 1
+
+
+class LaneAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """How much to claim from one lane. `since`: Unix seconds; rows due before it are not looked at (`None`: all are).
+
+    The claimer remembers where a lane's live range starts, so that dead rows before it cost nothing, and asks from the
+    beginning every few seconds.
+    """
+
+    queue: str
+    priority: int
+    limit: int
+    since: float | None = None
+
+
+class ClaimAsk(msgspec.Struct, frozen=True, kw_only=True):
+    """A wish for tasks. Lanes are drained in their order; `merge` takes the oldest or newest due over all lanes instead."""
+
+    lanes: Sequence[LaneAsk]
+    limit: int  # in all
+    running: int  # how many of them, the first ones, are stored as running (a slot is free) instead of claimed
+    types: Sequence[TypeInfo]  # only these are claimed; they also fill in max_attempts and timeout where the row has none
+    merge: str | None = None  # None, "fifo" or "lifo"
+
+
+class CounterDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """What to add to one of this worker's counters; stored with the outcomes that it counts, so it is always true.
+
+    `name` is a metric's name, `labels` its label values as a JSON object with sorted keys (`{"type":"mail:send"}`).
+    """
+
+    name: str
+    labels: str
+    value: float
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """All that one worker wants written and claimed in one transaction. Order: ended, starts, releases, progress, claim."""
+
+    worker_id: str
+    ended: Sequence[Ended] = ()
+    starts: Sequence[Lease] = ()  # claimed -> running, attempts + 1
+    releases: Sequence[Lease] = ()  # never started: back to pending, nothing charged (running ones get their attempt back)
+    progress: Sequence[Progress] = ()
+    counters: Sequence[CounterDelta] = ()
+    claim: ClaimAsk | None = None
+
+
+class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer. `verdicts[i]` and `states[i]` belong to `ended[i]`; `states[i]` is where an applied one led to, else `None`."""
+
+    verdicts: Sequence[Verdict]
+    states: Sequence[TaskState | None]
+    claims: Sequence[Claim]
+
+
+class Owned(msgspec.Struct, frozen=True, kw_only=True):
+    """A task that the database says this worker holds."""
+
+    task_id: str
+    fence: int
+    status: TaskState
+    cancel_requested: bool
+
+
+class Election(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of trying to lead: a lease, or how long the present leader's term has left."""
+
+    lease: LeaderLease | None
+    retry_in_s: float
+
+
+class Recovered(msgspec.Struct, frozen=True, kw_only=True):
+    """What one pass over the dead did. `next_in_s`: when the next living worker could expire; `None`: there is none."""
+
+    workers: Sequence[str] = ()  # removed
+    pending: int = 0  # tasks that run again
+    dead_letter: int = 0
+    next_in_s: float | None = None
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long ended tasks are kept, in seconds. `result_s` clears only the result of a completed task."""
+
+    completed_s: float = 7 * 86_400.0
+    cancelled_s: float = 7 * 86_400.0
+    dead_letter_s: float = 30 * 86_400.0
+    result_s: float = 86_400.0
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of the whole database for gauges, read in one snapshot."""
+
+    pending: Mapping[str, int] = {}  # by type
+    running: Mapping[str, int] = {}  # by type, claimed ones not included
+    enqueued: Mapping[str, int] = {}  # by type, ever: never falls while tasks are only removed by Shiftboss
+    workers: int = 0
+    leader: str | None = None  # worker id of the present leader
+
+
+class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks; every field that is given must match."""
+
+    ids: Sequence[str] | None = None
+    status: TaskState | None = None
+    type: str | None = None
+    queue: str | None = None
+    worker_id: str | None = None
+    tag: str | None = None
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """How many tasks were cancelled at once (pending) and how many were asked to stop (claimed, running)."""
+
+    cancelled: int = 0
+    requested: int = 0
+
+
+class MigrationPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What `migrate` would do: versions and their SQL, in order."""
+
+    current: int
+    target: int
+    steps: Sequence[tuple[int, str, str]] = ()  # (version, name, sql)
+
+
+class Listener(Protocol):
+    """Wakes a claimer. Used by one thread; `close` may be called from another and ends a `wait` under way."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until someone rang or `timeout_s` passed; whether someone rang.
+
+        Raises:
+            StoreUnavailable: the connection is gone (noticed by probing too); make a new listener.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Store(Protocol):
+    """One open database."""
+
+    # ---- life
+
+    def check_schema(self) -> None:
+        """Raises `SchemaError` with the command to run unless the schema is the one this version works with."""
+        ...
+
+    def migration_plan(self) -> MigrationPlan: ...
+
+    def migrate(self) -> MigrationPlan:
+        """Bring the schema up to date; safe when many call it at once. Returns what was done."""
+        ...
+
+    def close(self) -> None: ...
+
+    # ---- producers
+
+    def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+        """Store all of them in one statement and transaction; wakes sleeping claimers. In the order given."""
+        ...
+
+    def get(self, task_id: str) -> TaskView | None:
+        """The task, alive or ended; `None` when there is none."""
+        ...
+
+    def attempts(self, task_id: str) -> list[AttemptView]:
+        """Its unsuccessful attempts, oldest first."""
+        ...
+
+    # ---- the claimer
+
+    def lanes(self, queues: Sequence[str] | None = None) -> list[Lane]:
+        """Every (queue, priority) with a pending task, largest priority first, of queues not paused (and in `queues`)."""
+        ...
+
+    def exchange(self, request: Exchange) -> Exchanged: ...
+
+    def owned(self, worker_id: str) -> list[Owned]:
+        """All that the database says `worker_id` holds."""
+        ...
+
+    def cancel_requests(self, worker_id: str) -> list[Lease]:
+        """Held by `worker_id` and asked to stop."""
+        ...
+
+    def set_sleeping(self, worker_id: str, sleeping: bool) -> None:
+        """Say whether this worker's claimer waits to be woken: producers ring only when one does."""
+        ...
+
+    def listener(self, worker_id: str) -> Listener:
+        """A new listener with its own connection or socket; may be used in another thread than the store."""
+        ...
+
+    # ---- the heartbeat
+
+    def register(self, worker: WorkerView, timeout_s: float, exclusive: bool) -> int:
+        """Insert the worker's row (times are the database's).
+
+        `exclusive` (single instance): in the same transaction remove every other worker and recover what they held.
+        Returns how many tasks were recovered.
+        """
+        ...
+
+    def beat(self, worker_id: str, active: int) -> bool:
+        """Renew the worker's row. `False`: it is gone, this worker is fenced."""
+        ...
+
+    def deregister(self, worker_id: str) -> None:
+        """Remove the worker's row at the end of a clean stop; what it still holds is recovered by the leader."""
+        ...
+
+    def workers(self) -> list[WorkerView]: ...
+
+    # ---- the leader
+
+    def elect(self, worker_id: str, term_s: float) -> Election:
+        """Take the lead if nobody's term is running, with a new term; a call by the holder of a running term renews it."""
+        ...
+
+    def renew(self, lease: LeaderLease, term_s: float) -> bool:
+        """Extend a term that is still ours. `False`: it is not; stop leading at once."""
+        ...
+
+    def resign(self, lease: LeaderLease) -> None:
+        """End our term now, so that another may lead; the term's number is never reused."""
+        ...
+
+    def recover(self, lease: LeaderLease, limit: int = 500) -> Recovered:
+        """Remove expired workers and recover up to `limit` tasks whose worker's row is gone.
+
+        Guarded by the term in the same transaction: a leader that has been replaced changes nothing.
+        """
+        ...
+
+    def prune(self, lease: LeaderLease, retention: Retention, limit: int = 5_000) -> int:
+        """Remove what is older than its retention, and prepare what the coming days need. Rows (or partitions') count."""
+        ...
+
+    def counts(self) -> Counts: ...
+
+    def counters(self, worker_id: str) -> list[CounterDelta]:
+        """This worker's counters as they stand."""
+        ...
+
+    def unknown_types(self, known: Sequence[str]) -> dict[str, int]:
+        """Pending tasks of types that are not in `known`: type -> count."""
+        ...
+
+    # ---- operators
+
+    def list_tasks(self, which: TaskFilter, limit: int, before: str | None = None) -> list[TaskView]:
+        """Newest first (by id); `before`: the id to go on from."""
+        ...
+
+    def status_counts(self) -> dict[tuple[str, str], int]:
+        """(type, status) -> count, of `tasks` and `task_history`."""
+        ...
+
+    def cancel(self, which: TaskFilter) -> Cancelled: ...
+
+    def retry(self, which: TaskFilter) -> int:
+        """Dead letters and cancelled tasks that match become pending with attempts 0 and their fence kept. How many.
+
+        One whose unique key is taken meanwhile stays as it is.
+        """
+        ...
+
+    def delete(self, which: TaskFilter) -> int:
+        """Remove ended or pending tasks that match; claimed and running ones stay. How many."""
+        ...
+
+    def queues(self) -> list[QueueView]: ...
+
+    def set_queue(
+        self, name: str, *, paused: bool | None = None, concurrency: int | None = None, weight: int | None = None
+    ) -> None:
+        """Create or change a queue's settings; `None` leaves a setting alone, concurrency 0 means no limit."""
+        ...
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        ...

@@ -1,0 +1,25 @@
+"""Named queries from a `.sql` file: `-- name: finish_tasks` starts one, the next name or the end of the file ends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import resources
+
+_NAME = re.compile(r"^-- name: ([a-z][a-z0-9_]*)\s*$", re.MULTILINE)
+
+
+def load_queries(package: str, file: str = "queries.sql") -> Mapping[str, str]:
+    """Query name -> SQL text, with its comments.
+
+    Raises:
+        ValueError: a name stands twice, or text stands before the first name that is not a comment.
+    """
+    text = (resources.files(package) / file).read_text(encoding="utf-8")
+    parts = _NAME.split(text)
+    queries: dict[str, str] = {}
+    for name, sql in zip(parts[1::2], parts[2::2], strict=True):
+        if name in queries:
+            raise ValueError(f"{package}/{file}: query {name} stands twice")
+        queries[name] = sql.strip()
+    return queries
