@@ -70,7 +70,10 @@ class ClaimAsk(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CounterDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """What to add to one of this worker's counters; stored with the outcomes that it counts, so it is always true.
+    """What to add to one of this worker's counters, stored in the transaction of what it counts, so it is always true.
+
+    Counts of outcomes are made by the store itself, from those that were applied (`store.counting.outcome_counters`, called
+    inside the same transaction, before its commit). `Exchange.counters` carries what else the worker counts, as it stands.
 
     `name` is a metric's name, `labels` its label values as a JSON object with sorted keys (`{"type":"mail:send"}`).
     """

@@ -1,0 +1,64 @@
+"""What stored outcomes add to a worker's counters: pure, and the same for both databases.
+
+A store calls `outcome_counters` inside the transaction that stored the outcomes, for those that were applied, and adds
+the result to `counters` before it commits. So the counters are as true as the rows, whoever is killed when.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
+
+from shiftboss.model import Outcome, TaskState
+from shiftboss.store.base import CounterDelta
+
+DURATION_BUCKETS_S: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
+_ENDED_BY_ITSELF: Final = frozenset({Outcome.SUCCESS, Outcome.FAILED, Outcome.TIMEOUT, Outcome.CRASHED})
+
+
+class Applied(NamedTuple):
+    """One stored outcome: the task's type, the number of the attempt that ended, how, where the task went, how long it ran."""
+
+    type: str
+    attempt: int
+    outcome: Outcome
+    state: TaskState
+    duration_s: float
+
+
+def labels(**values: str) -> str:
+    """Label values as the JSON text that `counters` is keyed by."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def bucket_of(duration_s: float, buckets: Iterable[float] = DURATION_BUCKETS_S) -> str:
+    """The upper bound (`le`) of the bucket that `duration_s` falls in."""
+    return next((str(bound) for bound in buckets if duration_s <= bound), "+Inf")
+
+
+def outcome_counters(applied: Iterable[Applied]) -> list[CounterDelta]:
+    """Counter increments for outcomes that were applied; histogram buckets are not cumulative here.
+
+    `tasks_completed_total{type,status}` counts attempts that ended by themselves: success, or failed (error, timeout, crash).
+    Interrupted, snoozed and cancelled attempts are neither.
+    """
+    totals: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+    seconds: dict[str, float] = {}
+    for row in applied:
+        if row.outcome in _ENDED_BY_ITSELF:
+            status = "success" if row.outcome is Outcome.SUCCESS else "failed"
+            totals["tasks_completed_total", (("status", status), ("type", row.type))] += 1
+            totals["task_duration_seconds_bucket", (("le", bucket_of(row.duration_s)), ("type", row.type))] += 1
+            seconds[row.type] = seconds.get(row.type, 0.0) + row.duration_s
+            if row.state is TaskState.PENDING:
+                totals["task_retries_total", (("attempt", str(row.attempt)), ("type", row.type))] += 1
+        if row.state is TaskState.DEAD_LETTER:
+            totals["tasks_dead_letter_total", (("type", row.type),)] += 1
+    counts = [_delta(name, dict(values), float(n)) for (name, values), n in totals.items()]
+    return counts + [_delta("task_duration_seconds_sum", {"type": type_}, total) for type_, total in seconds.items()]
+
+
+def _delta(name: str, values: Mapping[str, str], value: float) -> CounterDelta:
+    return CounterDelta(name=name, labels=labels(**values), value=value)
