@@ -1,0 +1,53 @@
+"""Rules between settings: each names the settings it is about, when they clash, and what would be right. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from shiftboss.config.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Holds unless `broken` says otherwise.
+
+    Attributes:
+        names: the settings in it; the first is the one to blame. Not looked at while one of them is wrong by itself.
+        right: what to do, after "must".
+    """
+
+    names: tuple[str, ...]
+    broken: Callable[[Settings], bool]
+    right: str
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    Rule(
+        ("heartbeat_interval", "worker_timeout"),
+        lambda s: s.heartbeat_interval_s * 3 > s.worker_timeout_s,
+        "must be at most a third of worker_timeout: two lost heartbeats must not cost the worker its tasks; "
+        "lower the one or raise the other",
+    ),
+    Rule(
+        ("executors", "worker_pool_size"),
+        lambda s: s.executors is not None and s.executors > s.worker_pool_size,
+        "must be at most worker_pool_size: an executor without a slot never runs anything",
+    ),
+    Rule(
+        ("ping_interval", "ping_timeout"),
+        lambda s: s.ping_interval_s * 2 > s.ping_timeout_s,
+        "must be at most half of ping_timeout: an actor must be asked twice before it is killed",
+    ),
+    Rule(
+        ("restart_backoff", "restart_backoff_max"),
+        lambda s: s.restart_backoff_s > s.restart_backoff_max_s,
+        "must be at most restart_backoff_max",
+    ),
+    Rule(
+        ("result_retention", "completed_retention"),
+        lambda s: s.result_retention_s > s.completed_retention_s,
+        "must be at most completed_retention: a result goes with its task",
+    ),
+)

@@ -1,0 +1,88 @@
+"""Reads one environment's settings: defaults, then a TOML file, then environment variables, then the command line.
+
+Every mistake is collected, so that one look is enough to mend them all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from shiftboss.config.reading import Reading
+from shiftboss.config.settings import Settings
+from shiftboss.errors import ConfigError
+
+ENVIRONMENT_VARIABLE: Final = "SHIFTBOSS_ENV"
+SYSTEM_FOLDER: Final = Path("/etc/shiftboss")
+COMMAND_LINE: Final = "command line"
+
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSettings:
+    """Settings, and where each came from.
+
+    Attributes:
+        origins: setting's name (`queues.mail.weight` for one of a queue) -> `default`, `conf/production.toml:12`,
+            `environment variable DATABASE_URL` or `command line`.
+        file: the TOML file that was read, if any.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+    file: Path | None = None
+
+
+def load_settings(
+    environment: str | None = None,
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, str] = MappingProxyType({}),
+) -> LoadedSettings:
+    """The settings of one environment, complete and checked.
+
+    Args:
+        environment: its name; its file is `conf/NAME.toml` or `/etc/shiftboss/NAME.toml`. `None`: `$SHIFTBOSS_ENV`, and
+            without that `shiftboss.toml` or `conf/development.toml`, if there is one.
+        file: this file and no other.
+        overrides: setting's name -> its text, from the command line.
+
+    Raises:
+        ConfigError: no such file, or mistakes; all of them stand in the message, one a line.
+    """
+    named = environment or environ.get(ENVIRONMENT_VARIABLE) or None
+    found = file or find_file(named)
+    reading = Reading()
+    if found is not None:
+        reading.read_file(found)
+    reading.read_variables(environ)
+    if environment is not None:
+        overrides = {"environment": environment, **overrides}
+    for name, text in overrides.items():
+        reading.take_text(name, text, COMMAND_LINE)
+    settings, origins = reading.finish()
+    return LoadedSettings(settings=settings, origins=MappingProxyType(dict(origins)), file=found)
+
+
+def find_file(environment: str | None) -> Path | None:
+    """The file to read for this environment; `None`: there is none and none is needed.
+
+    Raises:
+        ConfigError: the environment was named and has no file; says where it was looked for.
+    """
+    if environment is None:
+        return next((path for path in (Path("shiftboss.toml"), Path("conf/development.toml")) if path.is_file()), None)
+    if not _ENVIRONMENT_NAME.fullmatch(environment):
+        raise ConfigError(f"environment {environment!r}: a name has only letters, digits, - and _; a path goes to --config")
+    places = (Path("conf") / f"{environment}.toml", SYSTEM_FOLDER / f"{environment}.toml")
+    for path in places:
+        if path.is_file():
+            return path
+    looked = " or ".join(str(path.absolute()) for path in places)
+    raise ConfigError(f"environment {environment!r} has no file: there is no {looked}; write one with `shiftboss config init`")

@@ -1,0 +1,225 @@
+"""The settings: each declared once, with its default, its rules and its words; everything else is derived from here.
+
+Files under conf/, `shiftboss config show|init` and the reference page are made from these declarations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Final
+
+import msgspec
+
+from shiftboss.config.values import Kind, Spec
+
+_DAY_S: Final = 86_400.0
+# What a timer, a database interval and a `poll` timeout all take.
+_MAX_DURATION_S: Final = 3650 * _DAY_S
+
+
+def _setting(default: object, spec: Spec) -> Any:
+    if default is MISSING:
+        return field(default_factory=dict, metadata={"spec": spec})
+    return field(default=default, metadata={"spec": spec})
+
+
+def _duration(default_s: float, doc: str, *, low: float = 0.0, variable: str | None = None) -> Any:
+    return _setting(default_s, Spec(kind=Kind.DURATION, doc=doc, low=low, high=_MAX_DURATION_S, variable=variable))
+
+
+def _whole(default: int | None, doc: str, *, low: int, high: int, optional: bool = False, variable: str | None = None) -> Any:
+    return _setting(default, Spec(kind=Kind.WHOLE, doc=doc, low=low, high=high, optional=optional, variable=variable))
+
+
+def _switch(default: bool, doc: str, *, variable: str | None = None) -> Any:
+    return _setting(default, Spec(kind=Kind.SWITCH, doc=doc, variable=variable))
+
+
+def _choice(default: str, doc: str, choices: tuple[str, ...]) -> Any:
+    return _setting(default, Spec(kind=Kind.CHOICE, doc=doc, choices=choices))
+
+
+def _other(kind: Kind, default: object, doc: str, *, variable: str | None = None) -> Any:
+    return _setting(default, Spec(kind=kind, doc=doc, variable=variable))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSettings:
+    """`[queues.NAME]`: written to the `queues` table at start where a value is given; `None` leaves the stored value."""
+
+    concurrency: int | None = _whole(None, "Running attempts of this queue per worker; 0: no limit.", low=0, high=100_000)
+    weight: int | None = _whole(None, "Share of this queue under claim_strategy weighted_random.", low=1, high=1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """One environment's settings, complete and valid.
+
+    In TOML and on the command line a setting has the name of its field without the unit (`claim_interval = "1s"`).
+    """
+
+    environment: str = _other(
+        Kind.TEXT, "development", "The name of this environment, for logs and status.", variable="SHIFTBOSS_ENV"
+    )
+    database_url: str = _other(
+        Kind.DATABASE_URL,
+        "sqlite:///shiftboss.db",
+        "Where tasks are kept. SQLite for one machine: sqlite:///relative.db or sqlite:////absolute.db. "
+        "PostgreSQL for many: postgresql://user@host:5432/database.",
+        variable="DATABASE_URL",
+    )
+    imports: tuple[str, ...] = _other(Kind.NAMES, (), "Modules with @task functions; only executors import them.")
+
+    worker_pool_size: int = _whole(
+        10, "Slots: how many attempts this worker runs at once.", low=1, high=10_000, variable="WORKER_POOL_SIZE"
+    )
+    executors: int | None = _whole(
+        None,
+        "Executor processes, which share the slots; auto: one per core, no more than slots.",
+        low=1,
+        high=1_000,
+        optional=True,
+    )
+    only_queues: tuple[str, ...] = _other(Kind.NAMES, (), "Claim from these queues only; empty: from all.")
+    claim_strategy: str = _choice(
+        "priority",
+        "Which due task runs first: by priority, the oldest (fifo), the newest (lifo), or queues by weight (weighted_random).",
+        ("priority", "fifo", "lifo", "weighted_random"),
+    )
+    claim_interval_s: float = _duration(
+        1.0,
+        "How often to look for due tasks when nothing has rung; enqueueing rings at once.",
+        low=0.01,
+        variable="CLAIM_INTERVAL",
+    )
+    max_args_bytes: int = _whole(
+        1_048_576, "The largest arguments a task may have, in bytes of JSON.", low=1_024, high=1_073_741_824
+    )
+
+    shutdown_timeout_s: float = _duration(
+        30.0, "How long running attempts may go on after a stop was asked for.", variable="SHUTDOWN_TIMEOUT"
+    )
+    cancel_grace_s: float = _duration(5.0, "How long a cancelled attempt may take to end before its process is killed.")
+    start_timeout_s: float = _duration(60.0, "How long a process may take to be ready, and the database to answer.", low=1.0)
+
+    distributed_mode: bool = _switch(
+        False,
+        "false: the only worker; what an earlier one left behind is recovered at start. "
+        "true: several workers share the database; heartbeats and the leader decide who is gone.",
+        variable="DISTRIBUTED_MODE",
+    )
+    heartbeat_interval_s: float = _duration(
+        10.0,
+        "How often a worker says that it lives; at most a third of worker_timeout.",
+        low=0.1,
+        variable="HEARTBEAT_INTERVAL",
+    )
+    worker_timeout_s: float = _duration(
+        30.0,
+        "A worker silent for this long is gone: its tasks are recovered, and it may not finish them any more.",
+        low=0.3,
+        variable="WORKER_TIMEOUT",
+    )
+    leader_term_s: float = _duration(
+        30.0,
+        "How long one worker leads without renewing; after its death maintenance waits this long.",
+        low=3.0,
+        variable="LEADER_TERM",
+    )
+    cleanup_interval_s: float = _duration(
+        60.0, "How often the leader removes what is older than its retention.", low=1.0, variable="CLEANUP_INTERVAL"
+    )
+
+    ping_interval_s: float = _duration(5.0, "How often the supervisor asks each actor whether it lives.", low=0.1)
+    ping_timeout_s: float = _duration(
+        30.0, "An actor that has not answered for this long is dumped, killed and restarted.", low=0.2
+    )
+    max_restarts: int = _whole(
+        20, "More restarts than this within restart_period and the service gives up; systemd takes over.", low=0, high=100_000
+    )
+    restart_period_s: float = _duration(60.0, "The window in which restarts are counted.", low=1.0)
+    restart_backoff_s: float = _duration(0.5, "Delay before a restart; doubles at each one up to restart_backoff_max.")
+    restart_backoff_max_s: float = _duration(30.0, "The longest delay before a restart.")
+
+    metrics_host: str = _other(
+        Kind.TEXT, "127.0.0.1", "Address on which /metrics and /health are served, without authentication: keep it private."
+    )
+    metrics_port: int = _whole(
+        9090, "Port for /metrics and /health; 0: any free one.", low=0, high=65_535, variable="METRICS_PORT"
+    )
+
+    result_retention_s: float = _duration(_DAY_S, "How long the result of a completed task is kept.")
+    completed_retention_s: float = _duration(7 * _DAY_S, "How long completed tasks are kept.")
+    cancelled_retention_s: float = _duration(7 * _DAY_S, "How long cancelled tasks are kept.")
+    dead_letter_retention_s: float = _duration(30 * _DAY_S, "How long dead letters are kept.")
+
+    log_format: str = _choice(
+        "auto",
+        "auto: text on a terminal, journal lines under systemd, else JSON.",
+        ("auto", "text", "json", "journal"),
+    )
+    log_level: str = _choice("info", "The least important lines that are written.", ("debug", "info", "warning", "error"))
+    debug: bool = _switch(False, "Log at level debug, and show tracebacks of commands.", variable="DEBUG")
+    enqueue_examples: bool = _switch(False, "Enqueue sample tasks at start, to see something run.", variable="ENQUEUE_EXAMPLES")
+    queues: Mapping[str, QueueSettings] = _other(
+        Kind.QUEUES,
+        MISSING,
+        "Per queue: how many of its attempts run at once, and its weight. What is not given stays as stored.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as files and people see it.
+
+    Attributes:
+        name: in TOML; the field's name without `_s`.
+        field: in `Settings`.
+        default: as the field has it.
+    """
+
+    name: str
+    field: str
+    spec: Spec
+    default: object
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Its environment variables; where both are set, the first wins."""
+        own = f"SHIFTBOSS_{self.name.upper()}"
+        return (own, self.spec.variable) if self.spec.variable else (own,)
+
+
+def _settings_of(declared: type[Settings | QueueSettings]) -> tuple[Setting, ...]:
+    return tuple(
+        Setting(f.name.removesuffix("_s"), f.name, f.metadata["spec"], {} if f.default is MISSING else f.default)
+        for f in fields(declared)
+    )
+
+
+SETTINGS: Final = _settings_of(Settings)
+QUEUE_SETTINGS: Final = _settings_of(QueueSettings)
+
+# The headings under which files and the reference show them: title -> first setting.
+GROUPS: Final[Mapping[str, str]] = {
+    "environment": "What and where",
+    "worker_pool_size": "Work",
+    "shutdown_timeout": "Starting and stopping",
+    "distributed_mode": "Several workers",
+    "ping_interval": "Supervision",
+    "metrics_host": "Metrics",
+    "result_retention": "Retention",
+    "log_format": "Logs and development",
+    "queues": "Queues",
+}
+
+
+def settings_to_json(settings: Settings) -> bytes:
+    """For a child process. Holds the database password: hand it over by a descriptor, not on a command line."""
+    return msgspec.json.encode(settings)
+
+
+def settings_from_json(data: bytes) -> Settings:
+    """What `settings_to_json` wrote."""
+    return msgspec.json.decode(data, type=Settings)

@@ -1,0 +1,213 @@
+"""What one setting may be, and how its text becomes a value: durations, switches, whole numbers, lists, URLs. Pure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+AUTO: Final = "auto"  # how an optional number says None: TOML has no null
+
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
+_PLAIN_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
+_SWITCHES: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+# Greedy up to the last "@": a password may hold any character, and hiding too much is the safe mistake.
+_URL_PASSWORD = re.compile(r"(://[^/@\s:]*:).*@", re.DOTALL)
+_NAMED_PASSWORD = re.compile(r"(?i)((?:password|passwd|secret|token)\s*=\s*)('[^']*'?|[^&\s']+)")
+
+
+class Kind(StrEnum):
+    """What a setting's value looks like in TOML."""
+
+    TEXT = "text"
+    DATABASE_URL = "database URL"
+    NAMES = "list of names"
+    WHOLE = "whole number"
+    SWITCH = "true or false"
+    DURATION = "duration"
+    CHOICE = "one of"
+    QUEUES = "tables"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """The rules of one setting.
+
+    Attributes:
+        doc: for people, one or more sentences; becomes the comment in TOML files and the entry in the reference.
+        low, high: bounds, inclusive; of a duration in seconds.
+        optional: `"auto"` is allowed and means `None`.
+        variable: the bare environment variable, besides `SHIFTBOSS_<NAME>`.
+    """
+
+    kind: Kind
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+    variable: str | None = None
+
+
+def redact(text: str) -> str:
+    """The text with every password in it replaced by `***`: of a URL, and `password=…` of a connection string."""
+    return _NAMED_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest exact text: 0.5 -> `500ms`, 90.0 -> `90s`, 3600.0 -> `1h`."""
+    if seconds == 0:
+        return "0s"
+    for unit in ("d", "h", "m", "s", "ms"):
+        amount = seconds / _UNIT_S[unit]
+        if amount >= 1 and math.isclose(amount, round(amount), rel_tol=1e-9):
+            return f"{round(amount)}{unit}"
+    return f"{seconds:.12g}s"
+
+
+def parse_duration(text: str) -> float:
+    """Seconds in `500ms`, `30s`, `1m`, `1h30m`, `7d` or a plain number of seconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    stripped = text.strip()
+    if _PLAIN_NUMBER.fullmatch(stripped):
+        return float(stripped)
+    parts = _DURATION_PART.findall(stripped)
+    if not parts or _DURATION_PART.sub("", stripped).strip():
+        raise ValueError(f"{text!r} is not a duration")
+    return sum(float(amount) * _UNIT_S[unit] for amount, unit in parts)
+
+
+def expected(spec: Spec) -> str:
+    """What would be right, as the end of a sentence that begins with "must be"."""
+    match spec.kind:
+        case Kind.DURATION:
+            right = f"a duration{_bounds(spec, format_duration)} like 500ms, 30s, 1m, 2h, 7d, or a number of seconds"
+        case Kind.WHOLE:
+            right = f"a whole number{_bounds(spec, lambda bound: str(int(bound)))}"
+        case Kind.SWITCH:
+            right = "true or false"
+        case Kind.CHOICE:
+            right = "one of " + ", ".join(spec.choices)
+        case Kind.NAMES:
+            right = 'a list of names like ["first", "second"]; in a variable separated by commas'
+        case Kind.QUEUES:
+            right = "tables [queues.NAME] with concurrency and weight"
+        case Kind.DATABASE_URL:
+            right = "sqlite:///path/to/file.db or postgresql://user@host/database"
+        case Kind.TEXT:
+            right = "text that is not empty"
+    return f'{right}, or "{AUTO}"' if spec.optional else right
+
+
+def _bounds(spec: Spec, show: Callable[[float], str]) -> str:
+    if spec.low is not None and spec.high is not None:
+        return f" from {show(spec.low)} to {show(spec.high)}"
+    if spec.low is not None:
+        return f" of at least {show(spec.low)}"
+    return f" of at most {show(spec.high)}" if spec.high is not None else ""
+
+
+def from_text(spec: Spec, text: str) -> object:
+    """The text of a variable or a command line as TOML would have said it; what does not fit stays text."""
+    stripped = text.strip()
+    if spec.kind is Kind.WHOLE and _WHOLE_NUMBER.fullmatch(stripped):
+        return int(stripped)
+    if spec.kind is Kind.SWITCH:
+        return _SWITCHES.get(stripped.lower(), text)
+    if spec.kind is Kind.NAMES:
+        return [name.strip() for name in stripped.split(",") if name.strip()]
+    if spec.kind is Kind.QUEUES:
+        import tomllib  # rarely needed, and every child process imports this package
+
+        try:
+            return tomllib.loads(f"value = {stripped}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return stripped
+
+
+def parse(spec: Spec, value: object) -> object:
+    """A TOML value as the field of `Settings` wants it.
+
+    Raises:
+        ValueError: it does not follow the rules; the message is what `expected` says.
+    """
+    if spec.optional and value == AUTO:
+        return None
+    parsed = _PARSERS[spec.kind](value)
+    if parsed is None or not _within(spec, parsed):
+        raise ValueError(f"must be {expected(spec)}")
+    return parsed
+
+
+def _within(spec: Spec, parsed: object) -> bool:
+    if spec.choices:
+        return parsed in spec.choices
+    if isinstance(parsed, int | float) and not isinstance(parsed, bool):
+        return (spec.low is None or parsed >= spec.low) and (spec.high is None or parsed <= spec.high)
+    return True
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value.strip() and "\0" not in value else None
+
+
+def _database_url(value: object) -> str | None:
+    """Only the shape: whether it can be reached is known when it is opened. In memory would be one database a process."""
+    url = _text(value)
+    if url is None:
+        return None
+    scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite":
+        return url if rest.startswith("/") and len(rest) > 1 and ":memory:" not in rest else None
+    return url if separator and rest and scheme in ("postgresql", "postgres") else None
+
+
+def _names(value: object) -> tuple[str, ...] | None:
+    if not isinstance(value, list) or not all(isinstance(name, str) and name.strip() for name in value):
+        return None
+    return tuple(value)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _switch(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _duration(value: object) -> float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value) if math.isfinite(value) and value >= 0 else None
+    if not isinstance(value, str):
+        return None
+    try:
+        return parse_duration(value)
+    except ValueError:
+        return None
+
+
+_PARSERS: Final[Mapping[Kind, Callable[[object], object]]] = MappingProxyType(
+    {
+        Kind.TEXT: _text,
+        Kind.DATABASE_URL: _database_url,
+        Kind.NAMES: _names,
+        Kind.WHOLE: _whole,
+        Kind.SWITCH: _switch,
+        Kind.DURATION: _duration,
+        Kind.CHOICE: _text,
+    }
+)
