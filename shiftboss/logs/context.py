@@ -1,0 +1,50 @@
+"""Which task a line belongs to: noted in every record, whatever logger made it."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+# Attribute of every record; not "task_id": `extra={"task_id": …}` of a handler must not be refused by logging.
+TASK_ATTRIBUTE: Final = "shiftboss_task"
+
+
+class BoundTask(NamedTuple):
+    """Whose lines these are."""
+
+    task_id: str
+    type: str
+    attempt: int
+
+
+current_task: contextvars.ContextVar[BoundTask | None] = contextvars.ContextVar("shiftboss_current_task", default=None)
+
+
+class bind_task:  # noqa: N801  reads as a function: `with bind_task(id, type, attempt):`
+    """Marks every line logged inside the `with` block, in this thread or asyncio task, as the task's. Costs about 1 µs."""
+
+    __slots__ = ("_task", "_token")
+
+    def __init__(self, task_id: str, type: str, attempt: int) -> None:  # noqa: A002
+        self._task = BoundTask(task_id, type, attempt)
+
+    def __enter__(self) -> BoundTask:
+        self._token = current_task.set(self._task)
+        return self._task
+
+    def __exit__(self, *_exception: object) -> None:
+        current_task.reset(self._token)
+
+
+class RecordFactory:
+    """Notes the task when the record is made: a queue may carry it to another thread before it is written."""
+
+    def __init__(self, inner: Callable[..., logging.LogRecord]) -> None:
+        self._inner = inner
+
+    def __call__(self, *args: object, **kwargs: object) -> logging.LogRecord:
+        record = self._inner(*args, **kwargs)
+        record.__dict__[TASK_ATTRIBUTE] = current_task.get()
+        return record
