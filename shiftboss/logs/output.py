@@ -30,9 +30,8 @@ class StderrHandler(logging.Handler):
             text = self.format(
                 _note("a line logged at %s:%d cannot be formatted: %s", record.pathname, record.lineno, type(error).__name__)
             )
-        if self.dropped and self._writable(0.0):
-            if self._write_line(self.format(_note("%d log lines dropped: nobody read them", self.dropped))):
-                self.dropped = 0
+        if self.dropped and self._write_line(self.format(_note("%d log lines dropped: nobody read them", self.dropped))):
+            self.dropped = 0
         if not self._write_line(text):
             self.dropped += 1
 
