@@ -80,6 +80,8 @@ class Reading:
         Raises:
             ConfigError: there were mistakes, of one setting or between settings.
         """
+        if self.values.get("debug"):
+            self.values["log_level"], self.origins["log_level"] = "debug", f"debug = true, {self.origins['debug']}"
         settings = Settings(**self.values)
         origins = {setting.name: self.origins.get(setting.name, DEFAULT) for setting in SETTINGS} | self.origins
         for rule in RULES:

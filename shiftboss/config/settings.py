@@ -160,7 +160,7 @@ class Settings:
         ("auto", "text", "json", "journal"),
     )
     log_level: str = _choice("info", "The least important lines that are written.", ("debug", "info", "warning", "error"))
-    debug: bool = _switch(False, "Log at level debug, and show tracebacks of commands.", variable="DEBUG")
+    debug: bool = _switch(False, "Log at level debug whatever log_level says, and show tracebacks of commands.", variable="DEBUG")
     enqueue_examples: bool = _switch(False, "Enqueue sample tasks at start, to see something run.", variable="ENQUEUE_EXAMPLES")
     queues: Mapping[str, QueueSettings] = _other(
         Kind.QUEUES,

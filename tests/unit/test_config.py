@@ -11,8 +11,11 @@ import pytest
 from shiftboss.config import SETTINGS, QueueSettings, Settings, load_settings, redact, settings_from_json, settings_to_json
 from shiftboss.config.locate import lines_of_keys
 from shiftboss.config.show import commented_toml, effective_toml
+from shiftboss.config.templates import TEMPLATES
 from shiftboss.config.values import format_duration, parse_duration
 from shiftboss.errors import ConfigError
+
+CONF = Path(__file__).parents[2] / "conf"
 
 # The names that operators know, with their defaults.
 PROMISED_VARIABLES = {
@@ -144,6 +147,12 @@ def test_every_setting_can_be_given_by_its_variable(setting) -> None:  # type: i
     loaded = load_settings(environ={f"SHIFTBOSS_{setting.name.upper()}": texts[setting.spec.kind]})
     assert getattr(loaded.settings, setting.field) != setting.default
     assert loaded.origins[setting.name] == f"environment variable SHIFTBOSS_{setting.name.upper()}"
+
+
+def test_debug_lowers_the_log_level_whatever_the_file_says() -> None:
+    loaded = load_settings(file=write("x.toml", 'log_level = "error"\n'), environ={"DEBUG": "1"})
+    assert loaded.settings.log_level == "debug"
+    assert loaded.origins["log_level"] == "debug = true, environment variable DEBUG"
 
 
 def test_an_empty_variable_is_not_set() -> None:
@@ -322,3 +331,23 @@ def test_what_is_shown_hides_the_password() -> None:
 def test_every_field_is_declared_with_its_words() -> None:
     assert [setting.field for setting in SETTINGS] == [f.name for f in fields(Settings)]
     assert [setting.name for setting in SETTINGS if len(setting.spec.doc) < 20] == []
+
+
+# ---- the files under conf/
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_file_under_conf_is_valid_and_has_every_setting_once(name: str) -> None:
+    file = CONF / f"{name}.toml"
+    loaded = load_settings(file=file, environ={})
+    assert loaded.settings.environment == name
+    keys = re.findall(r"^([a-z_]+) = ", file.read_text(), re.MULTILINE)
+    assert keys == [setting.name for setting in SETTINGS if setting.name != "queues"]
+    assert "[queues.mail]" in file.read_text()
+    assert [name for name, origin in loaded.origins.items() if origin == "default"] == ["queues"]
+
+
+def test_conf_holds_the_templates_and_nothing_else() -> None:
+    assert {file.stem: file.read_text() for file in CONF.iterdir()} == {
+        name: template.toml() for name, template in TEMPLATES.items()
+    }
