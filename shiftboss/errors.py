@@ -22,6 +22,22 @@ class ArgumentsError(ShiftbossError):
     """The arguments of a task cannot be stored as JSON, or do not fit its handler; names the argument."""
 
 
+class OptionError(ShiftbossError, ValueError):
+    """An option of `@task`, `using()`, `Retry` or `Snooze` has an impossible value; names the option."""
+
+
+class BlockingCall(ShiftbossError, RuntimeError):
+    """A sync call that waits for the network was made where it would stop an event loop; names the async twin."""
+
+
+class ResultError(ShiftbossError):
+    """The handler finished, but what it returned cannot be stored as JSON or does not fit its return annotation."""
+
+
+class ResultExpired(ShiftbossError):
+    """The task completed, but its result is older than the result retention and was removed."""
+
+
 class UnknownTaskType(ShiftbossError):
     """No handler is registered for the type in this process."""
 
