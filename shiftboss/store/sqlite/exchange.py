@@ -1,0 +1,155 @@
+"""One transaction of a claimer: ended, starts, releases, progress, counters, claim, in this order."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Final, TypeVar
+
+import msgspec
+
+from shiftboss.model import Ended, Lease, Progress, TaskState, Verdict
+from shiftboss.store.base import CounterDelta, Exchange, Exchanged
+from shiftboss.store.sqlite import settle
+from shiftboss.store.sqlite.claim import claim
+from shiftboss.store.sqlite.database import Database, savepoint
+from shiftboss.store.sqlite.errors import DATA_ERRORS, RowRefused
+from shiftboss.store.sqlite.ledger import Ledger, storable
+from shiftboss.store.sqlite.settle import Held
+from shiftboss.store.sqlite.statements import SQL
+from shiftboss.store.sqlite.times import to_text
+
+_log: Final = logging.getLogger(__name__)
+_MAX_NOTE_CHARS: Final = 500
+
+_Item = TypeVar("_Item")
+
+
+def exchange(database: Database, request: Exchange, now: datetime) -> Exchanged:
+    """See `Store.exchange`."""
+    try:
+        with database.write() as connection:
+            return _apply(connection, request, now)
+    except RowRefused:
+        with database.write() as connection:
+            return _apply_singly(connection, request, now)
+
+
+def _apply(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
+    verdicts, states = _end(connection, request.ended, now)
+    _start(connection, request.starts, now)
+    _release(connection, request.releases, now)
+    _note_progress(connection, request.progress)
+    _count(connection, request.worker_id, request.counters)
+    claims = claim(connection, request.claim, request.worker_id, now) if request.claim else []
+    return Exchanged(verdicts=verdicts, states=states, claims=claims)
+
+
+def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
+    # Something in the batch cannot be stored: find it by storing each row under a savepoint of its own.
+    results = [_end_one(connection, ended, now) for ended in request.ended]
+    _each(connection, request.starts, lambda lease: _start(connection, [lease], now))
+    _each(connection, request.releases, lambda lease: _release(connection, [lease], now))
+    _each(connection, request.progress, lambda progress: _note_progress(connection, [progress]))
+    _each(connection, request.counters, lambda delta: _count(connection, request.worker_id, [delta]))
+    claims = claim(connection, request.claim, request.worker_id, now) if request.claim else []
+    return Exchanged(verdicts=[verdict for verdict, _ in results], states=[state for _, state in results], claims=claims)
+
+
+def _end_one(connection: sqlite3.Connection, ended: Ended, now: datetime) -> tuple[Verdict, TaskState | None]:
+    # Without its result, times and traceback a task can still end; a task that cannot would block its worker for ever.
+    for attempt in (ended, msgspec.structs.replace(ended, result=None, traceback=None, started_at=None, duration_s=0.0)):
+        try:
+            with savepoint(connection):
+                verdicts, states = _end(connection, [attempt], now)
+                return verdicts[0], states[0]
+        except DATA_ERRORS as error:
+            _log.warning(
+                "task %s fence %d: its %s cannot be stored as reported: %s", ended.task_id, ended.fence, ended.outcome, error
+            )
+    return Verdict.FENCED, None
+
+
+def _each(connection: sqlite3.Connection, items: Iterable[_Item], act: Callable[[_Item], None]) -> None:
+    for item in items:
+        try:
+            with savepoint(connection):
+                act(item)
+        except DATA_ERRORS as error:
+            _log.warning("dropped %r, which cannot be stored: %s", item, error)
+
+
+def _end(connection: sqlite3.Connection, batch: Sequence[Ended], now: datetime) -> tuple[list[Verdict], list[TaskState | None]]:
+    if not batch:
+        return [], []
+    held = held_rows(connection, [ended.task_id for ended in batch])
+    verdicts, states = [Verdict.FENCED] * len(batch), [None] * len(batch)  # type: list[Verdict], list[TaskState | None]
+    ledger = Ledger(now)
+    for index, ended in enumerate(batch):
+        row = held.get(ended.task_id)
+        if row is not None and row.fence == ended.fence:
+            del held[ended.task_id]  # the same lease again in this batch is a resend
+            fit = _fit(ended)
+            move = settle.end(row, fit, now)
+            ledger.ended(row, move, fit)
+            verdicts[index], states[index] = Verdict.APPLIED, move.state
+    ledger.write(connection)
+    _tell_resends(connection, batch, verdicts)
+    return verdicts, states
+
+
+def _fit(ended: Ended) -> Ended:
+    error = storable(ended.error)
+    return ended if error is ended.error else msgspec.structs.replace(ended, error=error)
+
+
+def _tell_resends(connection: sqlite3.Connection, batch: Sequence[Ended], verdicts: list[Verdict]) -> None:
+    rest = [index for index, verdict in enumerate(verdicts) if verdict is not Verdict.APPLIED]
+    if not rest:
+        return
+    leases = msgspec.json.encode([(batch[index].task_id, batch[index].fence) for index in rest]).decode()
+    stored = set(connection.execute(SQL["stored_before"], {"leases": leases}))
+    for index in rest:
+        if (batch[index].task_id, batch[index].fence) in stored:
+            verdicts[index] = Verdict.ALREADY_APPLIED
+
+
+def held_rows(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Held]:
+    """The leased tasks among `ids`, by id."""
+    rows = connection.execute(SQL["held"], {"ids": msgspec.json.encode(ids).decode()})
+    return {row[0]: Held._make(row) for row in rows}
+
+
+def _start(connection: sqlite3.Connection, starts: Sequence[Lease], now: datetime) -> None:
+    if starts:
+        moment = to_text(now)
+        connection.executemany(SQL["start"], [(lease.task_id, lease.fence, moment) for lease in starts])
+
+
+def _release(connection: sqlite3.Connection, releases: Sequence[Lease], now: datetime) -> None:
+    if not releases:
+        return
+    held = held_rows(connection, [lease.task_id for lease in releases])
+    ledger = Ledger(now)
+    for lease in releases:
+        row = held.get(lease.task_id)
+        if row is not None and row.fence == lease.fence:
+            del held[lease.task_id]
+            ledger.released(row, settle.release(row))
+    ledger.write(connection)
+
+
+def _note_progress(connection: sqlite3.Connection, batch: Sequence[Progress]) -> None:
+    rows = [
+        (p.task_id, p.fence, msgspec.json.encode({"percent": p.percent, "note": storable(p.note, _MAX_NOTE_CHARS)}).decode())
+        for p in batch
+    ]
+    if rows:
+        connection.executemany(SQL["set_progress"], rows)
+
+
+def _count(connection: sqlite3.Connection, worker_id: str, deltas: Sequence[CounterDelta]) -> None:
+    if deltas:
+        connection.executemany(SQL["add_counter"], [(worker_id, delta.name, delta.labels, delta.value) for delta in deltas])

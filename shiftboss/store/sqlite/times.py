@@ -1,0 +1,43 @@
+"""Times as the database keeps them: text in UTC that sorts, `2026-01-31 08:00:00.000000`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
+_FIRST: Final = datetime.min.replace(tzinfo=UTC)
+
+
+def to_text(moment: datetime) -> str:
+    """A timezone-aware moment as stored."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+
+
+def from_text(text: str) -> datetime:
+    """A stored moment, timezone-aware. Takes what `datetime('now')` writes too: operators do."""
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def from_text_or_none(text: str | None) -> datetime | None:
+    """As `from_text`; NULL stays `None`."""
+    return None if text is None else from_text(text)
+
+
+def to_unix(text: str) -> float:
+    """A stored moment as Unix seconds."""
+    return from_text(text).timestamp()
+
+
+def unix_to_text(seconds: float) -> str:
+    """Unix seconds as stored."""
+    return to_text(datetime.fromtimestamp(seconds, UTC))
+
+
+def after(moment: datetime, seconds: float) -> datetime:
+    """`moment` plus `seconds` (may be negative); what lies outside the calendar becomes its end."""
+    try:
+        return moment + timedelta(seconds=seconds)
+    except OverflowError:
+        return _LAST if seconds > 0 else _FIRST
