@@ -1,0 +1,134 @@
+"""What a child is, and how the supervisor treats it: OTP's child specs and supervisor flags. Frozen, checked together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import groupby
+
+from shiftboss.errors import ConfigError
+
+EXIT_USAGE = 64  # wrong command line
+EXIT_OS_ERROR = 71  # the process could not be made at all
+EXIT_GAVE_UP = 70  # boot failures, or more restarts than the budget
+EXIT_UNREACHABLE = 75  # something that the service needs was not reached in time
+EXIT_CONFIG = 78  # bad configuration
+EXIT_INTERRUPTED = 130  # third Ctrl-C
+
+FINAL_BOOT_CODES = frozenset({EXIT_USAGE, EXIT_UNREACHABLE, EXIT_CONFIG})
+"""Ends of a booting child that another try would not change; before the service was ready they end it with the same code."""
+
+
+class Restart(StrEnum):
+    """When a child that has ended is started again."""
+
+    PERMANENT = "permanent"  # always
+    TRANSIENT = "transient"  # unless it ended with 0
+    TEMPORARY = "temporary"  # never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """One child process.
+
+    Attributes:
+        name: unique; in logs, in `Link.peer` and in the child's environment.
+        argv: the command; `argv[0]` is looked up in PATH.
+        env: added to the supervisor's environment.
+        shutdown_s: time for its own stop, counted from the Stop message; then its process group gets SIGKILL.
+        start_timeout_s: time from its start to Ready; then it is dumped (SIGABRT) and killed.
+        group: children of one group start together and share a restart budget; empty: a group of its own.
+        links: names of children or groups to share a socket with. One side's wish is enough.
+        table_bytes: size of the shared memory that outlives its death for its peers; 0: none.
+        ping: killed when it stops answering. False for children that may be busy for long.
+        critical: past its budget the whole service gives up. False: it stays down and is tried again every restart period,
+            and nothing waits for it at start.
+        drains: the one child whose stop may take the whole shutdown timeout; started again when it crashes during the stop.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    restart: Restart = Restart.PERMANENT
+    shutdown_s: float = 5.0
+    start_timeout_s: float = 60.0
+    group: str = ""
+    links: tuple[str, ...] = ()
+    table_bytes: int = 0
+    ping: bool = True
+    critical: bool = True
+    drains: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorSettings:
+    """More than `max_restarts` of one group within `restart_period_s` means give up.
+
+    Attributes:
+        restart_backoff_s: delay before the second restart in a row, doubled at each further one up to `restart_backoff_max_s`,
+            with jitter; the first restart of a child that had been ready is immediate.
+        restart_reset_s: ready for so long, a child's earlier crashes are forgotten.
+        ping_timeout_s: an unanswered ping is a hung child.
+        shutdown_timeout_s: how long the draining child may let running work finish.
+        cancel_grace_s: how long work may then take to be cancelled.
+        core_down_limit_s: the watchdog is fed no more when a critical, pinged child has not been ready for so long.
+        board_bytes: size of the shared memory of all children.
+    """
+
+    max_restarts: int = 20
+    restart_period_s: float = 60.0
+    restart_backoff_s: float = 0.5
+    restart_backoff_max_s: float = 30.0
+    restart_reset_s: float = 60.0
+    ping_interval_s: float = 5.0
+    ping_timeout_s: float = 30.0
+    shutdown_timeout_s: float = 30.0
+    cancel_grace_s: float = 5.0
+    core_down_limit_s: float = 300.0
+    board_bytes: int = 4096
+
+
+def start_groups(specs: Sequence[ChildSpec]) -> tuple[tuple[ChildSpec, ...], ...]:
+    """The specs as groups in start order; each group starts in parallel, the stop takes them from the last to the first."""
+    return tuple(tuple(group) for _, group in groupby(specs, key=lambda spec: spec.group))
+
+
+def check_specs(specs: Sequence[ChildSpec]) -> None:
+    """Refuse specs that contradict each other.
+
+    Raises:
+        ConfigError: with one line for each mistake.
+    """
+    mistakes = [*_naming_mistakes(specs), *_link_mistakes(specs)]
+    if not specs:
+        mistakes.append("no children: name at least one")
+    if sum(spec.drains for spec in specs) > 1:
+        mistakes.append("more than one child drains: one deadline can be given to one child only")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+
+
+def _naming_mistakes(specs: Sequence[ChildSpec]) -> list[str]:
+    names = [spec.name for spec in specs]
+    mistakes = [f"child {name}: named twice" for name in sorted({name for name in names if names.count(name) > 1})]
+    mistakes += [f"child {spec.name}: argv is empty" for spec in specs if not spec.argv]
+    groups = [group[0].group for group in start_groups(specs)]
+    mistakes += [
+        f"group {name}: its children are not next to each other" for name in sorted(set(groups)) if groups.count(name) > 1
+    ]
+    return mistakes
+
+
+def _link_mistakes(specs: Sequence[ChildSpec]) -> list[str]:
+    known = {spec.name for spec in specs} | {spec.group for spec in specs}
+    return [
+        f"child {spec.name}: links to {link}, and no child or group has that name"
+        for spec in specs
+        for link in spec.links
+        if link not in known
+    ]

@@ -1,0 +1,205 @@
+"""The children as processes: start, tell, link, kill, reap. Mechanism only; what to do about an end is decided elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import socket
+from collections.abc import Iterator, Sequence
+
+from shiftboss import control
+from shiftboss.clock import Clock
+from shiftboss.events import Event, emit
+from shiftboss.supervisor import orphans
+from shiftboss.supervisor.child import Child, Exit, Process, memory_file, spawn
+from shiftboss.supervisor.links import Obituaries, peers_of
+from shiftboss.supervisor.spec import EXIT_OS_ERROR, ChildSpec, start_groups
+from shiftboss.supervisor.states import ChildEvent, ChildState
+from shiftboss.supervisor.timers import Timers
+
+ABORT_S = 2.0  # between the dump of a child that hangs and its SIGKILL
+
+
+class Tree:
+    """All children by name and in start order, the selector that watches them, and what they share."""
+
+    def __init__(self, specs: Sequence[ChildSpec], board_bytes: int, timers: Timers, clock: Clock, log: logging.Logger) -> None:
+        self.children = {spec.name: Child(spec) for spec in specs}
+        self.groups = tuple(tuple(self.children[spec.name] for spec in group) for group in start_groups(specs))
+        self.selector = selectors.DefaultSelector()
+        self._peers = peers_of(specs)
+        self._obituaries = Obituaries(self._tell_by_name)
+        self._board_fd = memory_file("board", board_bytes)
+        self._by_pid: dict[int, Child] = {}
+        self._timers, self._clock, self._log = timers, clock, log
+
+    @property
+    def running(self) -> list[Child]:
+        return [child for child in self.children.values() if child.running]
+
+    # ---- start
+
+    def spawn(self, child: Child) -> Exit | None:
+        """Start the next incarnation, with the deaths it has to hear of and its links; an `Exit` when it could not be made."""
+        child.incarnation += 1
+        try:
+            process = spawn(child.spec, child.incarnation, self._board_fd)
+        except OSError as error:
+            child.begin(None, self._clock.monotonic_s())
+            child.reason = f"cannot run {child.spec.argv[0]}: {error}"
+            return Exit(EXIT_OS_ERROR, None)
+        child.begin(process, self._clock.monotonic_s())
+        self._by_pid[process.pid] = child
+        self.selector.register(process.control, selectors.EVENT_READ, child)
+        self.selector.register(process.pidfd, selectors.EVENT_READ, child)
+        emit(
+            self._log, logging.INFO, Event.ACTOR_STARTING, actor=child.name, incarnation=child.incarnation, actor_pid=process.pid
+        )
+        self._introduce(child)
+        return None
+
+    def _introduce(self, child: Child) -> None:
+        self._obituaries.repeat_to(child.name)
+        for name in self._peers[child.name]:
+            peer = self.children[name]
+            if peer.running:
+                self._connect(child, peer)
+
+    def _connect(self, one: Child, other: Child) -> None:
+        left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with left, right:  # ours are closed at once: the end of either side must be EOF for the other
+            self._tell_link(one, other, left)
+            self._tell_link(other, one, right)
+
+    def _tell_link(self, child: Child, peer: Child, end: socket.socket) -> None:
+        if child.process is None or peer.process is None:
+            return
+        table_fd = peer.process.table_fd
+        link = control.Link(peer=peer.name, incarnation=peer.incarnation, has_table=table_fd is not None)
+        self.tell(child, link, (end.fileno(),) if table_fd is None else (end.fileno(), table_fd))
+        child.process.linked.add(peer.name)
+
+    # ---- messages
+
+    def tell(self, child: Child, message: control.ToChild, fds: tuple[int, ...] = ()) -> None:
+        """Send, now or as soon as the child reads; nothing happens when it has no process."""
+        if child.process is not None:
+            child.process.tell(message, fds)
+            self._watch(child.process)
+
+    def _tell_by_name(self, name: str, message: control.ToChild, fds: tuple[int, ...]) -> None:
+        self.tell(self.children[name], message, fds)
+
+    def flush(self, child: Child) -> None:
+        """The child reads again."""
+        if child.process is not None:
+            child.process.flush()
+            self._watch(child.process)
+
+    def _watch(self, process: Process) -> None:
+        if process.control not in self.selector.get_map():
+            return
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if process.has_unsent else 0)
+        key = self.selector.get_key(process.control)
+        if key.events != wanted:
+            self.selector.modify(process.control, wanted, key.data)
+
+    def receive(self, child: Child) -> Iterator[control.ToParent]:
+        """What the child has sent, until there is no more; a child that talks nonsense or hangs up is ended."""
+        process = child.process
+        while process is not None and process.control in self.selector.get_map():
+            try:
+                message, fds = control.receive_in_parent(process.control)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError) as error:  # ValueError: not a message of ours
+                self._hang_up(child, process, f"control link broken: {error}")
+                return
+            for fd in fds:
+                os.close(fd)  # no message of a child carries any
+            if message is None:
+                self._hang_up(child, process, "closed its control link")
+                return
+            yield message
+
+    def _hang_up(self, child: Child, process: Process, why: str) -> None:
+        """A child without a control link is usually one that is just ending; one that is not cannot be led any more."""
+        self.selector.unregister(process.control)
+        self._timers.set(child.name, "hang_up", ABORT_S, lambda: self.kill(child, why))
+
+    def bury(self, child: Child, buried: control.PeerBuried) -> None:
+        self._obituaries.bury(child.name, buried)
+
+    # ---- end
+
+    def abort(self, child: Child, reason: str) -> None:
+        """End a child that hangs: SIGABRT for the stacks of its threads, then SIGKILL to its group."""
+        if child.process is None:
+            return
+        child.move(ChildEvent.KILL)
+        child.reason = child.reason or reason
+        child.process.dump_and_end()
+        self._timers.set(child.name, "abort", ABORT_S, lambda: self.kill(child, reason))
+
+    def kill(self, child: Child, reason: str) -> None:
+        """SIGKILL to the child's process group."""
+        if child.process is None:
+            return
+        child.move(ChildEvent.KILL)
+        child.reason = child.reason or reason
+        fields = {"actor": child.name, "incarnation": child.incarnation, "reason": child.reason}
+        emit(self._log, logging.WARNING, Event.ACTOR_KILLED, f"killing {child.name}: {child.reason}", **fields)
+        child.process.kill_group()
+
+    def ended(self) -> Iterator[Child]:
+        """The children whose process has ended and is still to be reaped; adopted orphans are reaped on the way."""
+        while (pid := orphans.next_ended()) is not None:
+            child = self._by_pid.get(pid)
+            if child is None:
+                orphans.reap(pid, self._log)
+            else:
+                yield child  # the caller calls `reap`, or would get it again
+
+    def reap(self, child: Child) -> Exit:
+        """Take leave of a process that has ended. The child's record still describes it; its peers have not been told."""
+        process = child.process
+        if process is None:
+            raise RuntimeError(f"{child.name} has no process to reap; please report this")
+        for watched in (process.control, process.pidfd):
+            if watched in self.selector.get_map():
+                self.selector.unregister(watched)
+        exit_ = process.reap()
+        del self._by_pid[process.pid]
+        self._timers.cancel_all(child.name)
+        return exit_
+
+    def announce_death(self, child: Child, message: control.PeerDied) -> None:
+        """Tell the peers that shared a socket with the ended incarnation, and let go of its process."""
+        if child.process is None:
+            return
+        process, child.process = child.process, None
+        if child.down_since_s is None:
+            child.down_since_s = self._clock.monotonic_s()
+        running = {other.name for other in self.running} - {child.name}
+        mourners = {name for name in process.linked if self.children[name].state is not ChildState.ENDED}
+        self._obituaries.announce(message, process.table_fd, mourners, running)
+        process.close()
+
+    def end_for_good(self, child: Child) -> None:
+        """The child has no process and will not run again."""
+        child.move(ChildEvent.END)
+        self._timers.cancel_all(child.name)
+        self._obituaries.forget(child.name)
+
+    def close(self) -> None:
+        """Kill whatever still runs and give back every descriptor; for the end, also the unforeseen."""
+        for child in self.children.values():
+            if child.process is not None:
+                child.process.kill_group()
+                if child.process.table_fd is not None:
+                    os.close(child.process.table_fd)
+                child.process.close()
+        self._obituaries.close()
+        self.selector.close()
+        os.close(self._board_fd)
