@@ -5,8 +5,8 @@ What is in `__all__` is public; everything else may change between releases. Imp
 
 from __future__ import annotations
 
-from shiftboss.attempt import Attempt, Cancel, EndAttempt, Retry, Snooze, current_attempt
 from shiftboss.bound import BoundTask, Prepared
+from shiftboss.context import Attempt, Cancel, EndAttempt, Retry, Snooze, current_attempt
 from shiftboss.errors import (
     ArgumentsError,
     BlockingCall,

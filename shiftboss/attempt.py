@@ -1,179 +1,141 @@
-"""One attempt, as its handler sees it: what it may know, say, and raise."""
+"""Running one attempt: the one place that catches whatever a handler raises, and turns it into an `Ended`.
+
+Nothing is stored here, and nothing logged but a broken backoff.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import math
-from collections.abc import Callable, Mapping, MutableMapping
-from contextvars import ContextVar
-from datetime import timedelta
-from typing import Any, Final
+from asyncio import CancelledError
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-import msgspec
-
-from shiftboss.clock import Clock, SystemClock
-from shiftboss.errors import OptionError
-from shiftboss.events import Event
-from shiftboss.failure import storable
-from shiftboss.model import Claim, Outcome
+from shiftboss.context import Attempt, Cancel, EndAttempt, Retry, Snooze, current
+from shiftboss.errors import ResultError, TaskDefinitionError
+from shiftboss.failure import error_line, traceback_text
+from shiftboss.model import Claim, Ended, Outcome
 from shiftboss.options import seconds
+from shiftboss.retry import Exponential
 
-_SYSTEM_CLOCK: Final = SystemClock()
-_MAX_NOTE_CHARS: Final = 500
+if TYPE_CHECKING:
+    from shiftboss.task import Task
+
+__all__ = ["Attempt", "run_async", "run_sync"]
+
 _log: Final = logging.getLogger("shiftboss.task")
 
 
-class EndAttempt(BaseException):
-    """What a handler raises to end its attempt otherwise than by success or failure.
+def run_sync(task: Task[..., Any], claim: Claim, attempt: Attempt) -> Ended:
+    """Run one attempt of a sync handler to its end, whatever that is."""
+    clock = attempt.clock
+    started_at, started_s = clock.now().timestamp(), clock.monotonic_s()
+    token = current.set(attempt)
+    try:
+        arguments, results = task.codecs()
+        result = arguments.call(task.handler, (attempt,) if task.takes_attempt else (), claim.args)
+        if result is not None and isawaitable(result):
+            _refuse_awaitable(task, result)
+        ended = Ended(task_id=claim.task_id, fence=claim.fence, outcome=Outcome.SUCCESS, result=results.encode(result),
+                      started_at=started_at, duration_s=clock.monotonic_s() - started_s)  # fmt: skip
+    except BaseException as error:  # noqa: BLE001  a handler may raise anything, sys.exit() too; here it is caught
+        ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
+    finally:
+        current.reset(token)
+    return ended
 
-    Not an `Exception`, for the reason that `asyncio.CancelledError` is none: a handler's own `except Exception`
-    (log and go on) must not swallow it. `finally` and context managers see it as any other.
+
+async def run_async(task: Task[..., Any], claim: Claim, attempt: Attempt) -> Ended:
+    """Run one attempt of an async handler to its end.
+
+    To end it from outside: `attempt.stop(outcome)`, then cancel the asyncio task that awaits this; it still returns an `Ended`.
     """
+    clock = attempt.clock
+    started_at, started_s = clock.now().timestamp(), clock.monotonic_s()
+    token = current.set(attempt)
+    try:
+        arguments, results = task.codecs()
+        result = await arguments.call(task.handler, (attempt,) if task.takes_attempt else (), claim.args)
+        ended = Ended(task_id=claim.task_id, fence=claim.fence, outcome=Outcome.SUCCESS, result=results.encode(result),
+                      started_at=started_at, duration_s=clock.monotonic_s() - started_s)  # fmt: skip
+    except BaseException as error:  # noqa: BLE001  see run_sync
+        if isinstance(error, CancelledError) and _cancelled_from_outside():
+            attempt.stop()
+        ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
+    finally:
+        current.reset(token)
+    return ended
 
 
-class Retry(EndAttempt):
-    """Fail this attempt and, if attempts are left, run again after `delay` (seconds or timedelta; `None`: its backoff)."""
-
-    def __init__(self, delay: float | timedelta | None = None, reason: str = "") -> None:
-        super().__init__(reason)
-        self.delay_s = None if delay is None else seconds("Retry(delay)", delay)
+def _cancelled_from_outside() -> bool:
+    # A handler may also await something that was cancelled on its own account; that is a failure like any other.
+    running = asyncio.current_task()
+    return running is not None and running.cancelling() > 0
 
 
-class Snooze(EndAttempt):
-    """Run again after `delay` (seconds or timedelta); this attempt is not charged."""
-
-    def __init__(self, delay: float | timedelta) -> None:
-        self.delay_s = seconds("Snooze(delay)", delay)
-        super().__init__(f"for {self.delay_s:g} s")
+def _refuse_awaitable(task: Task[..., Any], result: object) -> NoReturn:
+    if hasattr(result, "close"):
+        result.close()  # else Python warns that it was never awaited
+    raise TaskDefinitionError(f"{task.type}: a sync handler returned an awaitable; declare it `async def`")
 
 
-class Cancel(EndAttempt):
-    """End the task as cancelled: it is no longer wanted, and that is not an error."""
-
-    def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
-
-
-class Attempt:
-    """One run of a task, as its handler sees it; safe to use from any thread.
-
-    Attributes:
-        task_id: the task's id; the same in all its attempts, so a good idempotency key.
-        type, queue, tags: as enqueued.
-        number: which attempt this is, from 1; snoozed and interrupted ones are not counted.
-        max_attempts: after this many the task becomes a dead letter.
-        fence: the fencing token of this claim: it rises with each, so an outside system can refuse an older one.
-        worker: id of the worker that runs it.
-        deadline: `time.monotonic()` seconds at which the timeout ends the attempt; `None` without a timeout.
-        enqueued_at: Unix seconds by the database's clock.
-    """
-
-    __slots__ = ("_claim", "_log", "_on_progress", "clock", "deadline", "stop_outcome", "worker")
-
-    def __init__(
-        self,
-        claim: Claim,
-        *,
-        worker_id: str,
-        deadline_s: float | None = None,
-        on_progress: Callable[[float, str], None] | None = None,
-        clock: Clock = _SYSTEM_CLOCK,
-    ) -> None:
-        self._claim = claim
-        self.worker = worker_id
-        self.deadline = deadline_s
-        self._on_progress = on_progress
-        self._log: AttemptLogger | None = None
-        self.clock = clock
-        self.stop_outcome: Outcome | None = None
-
-    @property
-    def task_id(self) -> str:
-        return self._claim.task_id
-
-    @property
-    def type(self) -> str:
-        return self._claim.type
-
-    @property
-    def queue(self) -> str:
-        return self._claim.queue
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        return self._claim.tags
-
-    @property
-    def number(self) -> int:
-        return self._claim.attempt
-
-    @property
-    def max_attempts(self) -> int:
-        return self._claim.max_attempts
-
-    @property
-    def fence(self) -> int:
-        return self._claim.fence
-
-    @property
-    def enqueued_at(self) -> float:
-        return self._claim.enqueued_at
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        """What the caller of `using(meta=…)` gave along; a new dict each time."""
-        meta = self._claim.meta
-        return {} if meta is None else msgspec.json.decode(meta, type=dict[str, Any])
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the attempt was asked to end: cancelled, timed out, or its worker stops. End soon, or raise `Snooze`."""
-        return self.stop_outcome is not None
-
-    def stop(self, outcome: Outcome = Outcome.INTERRUPTED) -> None:
-        """Ask the handler to end, for the executor: cancelled, timeout or interrupted. The first one asked for stays."""
-        if self.stop_outcome is None:
-            self.stop_outcome = outcome
-
-    def remaining_s(self) -> float | None:
-        """Seconds until the timeout, never negative; `None` without one."""
-        return None if self.deadline is None else max(0.0, self.deadline - self.clock.monotonic_s())
-
-    def progress(self, percent: float, note: str = "") -> None:
-        """Say how far it is, for people: 0 to 100 (beyond is cut to it), and a short note. Cheap; only the latest is kept.
-
-        Raises:
-            OptionError: `percent` is not a number.
-        """
-        if math.isnan(percent):
-            raise OptionError("progress(percent=nan): it must be a number from 0 to 100")
-        if self._on_progress is not None:
-            self._on_progress(min(100.0, max(0.0, float(percent))), storable(str(note))[:_MAX_NOTE_CHARS])
-
-    @property
-    def log(self) -> AttemptLogger:
-        """A logger whose every line carries the task's id, type and attempt."""
-        if self._log is None:
-            self._log = AttemptLogger(_log, self.log_fields())
-        return self._log
-
-    def log_fields(self) -> dict[str, object]:
-        """What identifies this attempt in a log."""
-        return {"task_id": self.task_id, "type": self.type, "attempt": self.number}
+def _ended_by(
+    error: BaseException, task: Task[..., Any], claim: Claim, attempt: Attempt, started_at: float, duration_s: float
+) -> Ended:
+    outcome = _outcome(error, attempt)
+    failed = outcome in (Outcome.FAILED, Outcome.TIMEOUT)
+    return Ended(
+        task_id=claim.task_id,
+        fence=claim.fence,
+        outcome=outcome,
+        error=_reason(error, outcome, claim),
+        traceback=traceback_text(error) if failed and not isinstance(error, EndAttempt) else None,
+        retry_in_s=_retry_in_s(error, outcome, task, claim),
+        started_at=started_at,
+        duration_s=duration_s,
+    )
 
 
-class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
-    """Adds the attempt's fields to each line, in the shape of `events.emit`."""
+def _outcome(error: BaseException, attempt: Attempt) -> Outcome:
+    # Asked to end for good, it did: how it unwound does not matter. An interrupted one may still fail on its own account.
+    if attempt.stop_outcome in (Outcome.CANCELLED, Outcome.TIMEOUT):
+        return attempt.stop_outcome
+    if isinstance(error, CancelledError) and attempt.stop_outcome is not None:
+        return attempt.stop_outcome
+    if isinstance(error, Snooze):
+        return Outcome.SNOOZED
+    return Outcome.CANCELLED if isinstance(error, Cancel) else Outcome.FAILED
 
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        extra: Mapping[str, object] = kwargs.get("extra") or {}
-        kwargs["extra"] = {**extra, "event": Event.TASK_LOG.value, "fields": dict(self.extra or {})}
-        return msg, kwargs
+
+def _reason(error: BaseException, outcome: Outcome, claim: Claim) -> str:
+    if outcome is Outcome.TIMEOUT:
+        limit = "" if claim.timeout_s is None else f" of {claim.timeout_s:g} s"
+        return f"timeout{limit} exceeded; ended by {error_line(error)}"
+    return error_line(error)
 
 
-current: Final[ContextVar[Attempt | None]] = ContextVar("shiftboss_attempt", default=None)
+def _retry_in_s(error: BaseException, outcome: Outcome, task: Task[..., Any], claim: Claim) -> float | None:
+    if outcome is Outcome.SNOOZED:
+        return error.delay_s if isinstance(error, Snooze) else 0.0
+    if outcome not in (Outcome.FAILED, Outcome.TIMEOUT) or isinstance(error, ResultError):
+        return None  # a result that cannot be stored: the work is done, and doing it again would not help
+    if outcome is Outcome.TIMEOUT:
+        error = TimeoutError()
+    elif isinstance(error, Retry):
+        if claim.attempt >= claim.max_attempts:
+            return None
+        if error.delay_s is not None:
+            return error.delay_s
+        return _backoff_s(task, claim)
+    policy = task.retry_policy
+    if claim.attempt >= claim.max_attempts or isinstance(error, policy.no_retry_on) or not isinstance(error, policy.retry_on):
+        return None
+    return _backoff_s(task, claim)
 
 
-def current_attempt() -> Attempt | None:
-    """The attempt that this thread or asyncio task runs, for code deep below a handler; `None` outside of one."""
-    return current.get()
+def _backoff_s(task: Task[..., Any], claim: Claim) -> float:
+    try:
+        return seconds("backoff", task.retry_policy.backoff(claim.attempt))
+    except Exception:  # noqa: BLE001  the user's function; a task must not be lost to it
+        _log.exception("backoff of %s failed; its next attempt is timed by the default", task.type)
+        return Exponential()(claim.attempt)

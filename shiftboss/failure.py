@@ -9,7 +9,7 @@ from typing import Final
 
 from shiftboss.model import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS
 
-_OURS: Final = frozenset(str(Path(__file__).parent / name) for name in ("execution.py", "codec.py", "handler.py"))
+_OURS: Final = frozenset(str(Path(__file__).parent / name) for name in ("attempt.py", "codec.py", "handler.py"))
 _CUT: Final = "\n… cut …\n"
 
 

@@ -13,9 +13,9 @@ from inspect import Parameter
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from shiftboss.attempt import Attempt
 from shiftboss.bound import BoundTask
 from shiftboss.codec import ArgumentsCodec
+from shiftboss.context import Attempt
 from shiftboss.errors import OptionError, TaskDefinitionError
 from shiftboss.model import DEFAULT_MAX_ATTEMPTS, TypeInfo
 from shiftboss.options import Options, checked_attempts, checked_name, checked_priority, checked_timeout, seconds

@@ -11,8 +11,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
-from shiftboss.attempt import Attempt, Cancel, Retry, Snooze
 from shiftboss.bound import BoundTask, Prepared
+from shiftboss.context import Attempt, Cancel, Retry, Snooze
 from shiftboss.handler import Backoff, ErrorTypes, Task
 from shiftboss.model import DEFAULT_MAX_ATTEMPTS
 from shiftboss.registry import Registry, registry
