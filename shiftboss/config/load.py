@@ -85,4 +85,6 @@ def find_file(environment: str | None) -> Path | None:
         if path.is_file():
             return path
     looked = " or ".join(str(path.absolute()) for path in places)
-    raise ConfigError(f"environment {environment!r} has no file: there is no {looked}; write one with `shiftboss config init`")
+    raise ConfigError(
+        f"environment {environment!r} has no file: there is no {looked}; write one with `shiftboss config init {places[0]}`"
+    )
