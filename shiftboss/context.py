@@ -16,7 +16,7 @@ from shiftboss.errors import OptionError
 from shiftboss.events import Event
 from shiftboss.failure import storable
 from shiftboss.logs.context import bind_task
-from shiftboss.model import Claim, Outcome
+from shiftboss.model import NULL, Claim, Outcome
 from shiftboss.options import seconds
 
 _SYSTEM_CLOCK: Final = SystemClock()
@@ -124,7 +124,7 @@ class Attempt:
     def meta(self) -> dict[str, Any]:
         """What the caller of `using(meta=…)` gave along; a new dict each time."""
         meta = self._claim.meta
-        return {} if meta is None else msgspec.json.decode(meta, type=dict[str, Any])
+        return {} if meta == NULL else msgspec.json.decode(meta, type=dict[str, Any])
 
     @property
     def stopping(self) -> bool:

@@ -48,6 +48,7 @@ class Event(StrEnum):
     TASK_CRASHED = "task.crashed"
     TASK_INTERRUPTED = "task.interrupted"
     TASK_CANCELLED = "task.cancelled"
+    TASK_SNOOZED = "task.snoozed"
     TASK_FENCED = "task.fenced"
     TASK_RELEASED = "task.released"
     TASK_RECOVERED = "task.recovered"

@@ -73,7 +73,7 @@ TASK_TRANSITIONS: Final[Mapping[tuple[TaskState | None, TaskEvent], frozenset[Ta
         (_C, TaskEvent.FAIL): frozenset({_P, _DEAD}),
         (_R, TaskEvent.FAIL): frozenset({_P, _DEAD}),
         (_C, TaskEvent.RELEASE): frozenset({_P}),
-        (_R, TaskEvent.RELEASE): frozenset({_P}),
+        (_R, TaskEvent.RELEASE): frozenset({_P, _DEAD}),
         (_C, TaskEvent.INTERRUPT): frozenset({_P, _DEAD}),
         (_R, TaskEvent.INTERRUPT): frozenset({_P, _DEAD}),
         (_C, TaskEvent.SNOOZE): frozenset({_P, _DEAD}),
@@ -94,6 +94,7 @@ TASK_TRANSITIONS: Final[Mapping[tuple[TaskState | None, TaskEvent], frozenset[Ta
 LEASED_STATES: Final = frozenset({_C, _R})
 ENDED_STATES: Final = frozenset({_DONE, _CANCELLED, _DEAD})
 
+NULL: Final = msgspec.Raw(b"null")  # JSON for "none"; a Raw that may also be None cannot be decoded by msgspec
 MIN_PRIORITY: Final = -100
 MAX_PRIORITY: Final = 100
 DEFAULT_MAX_ATTEMPTS: Final = 5
@@ -156,7 +157,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     enqueued_at: float  # Unix seconds, the database's clock
     due_at: float  # Unix seconds, the database's clock
     tags: tuple[str, ...] = ()
-    meta: msgspec.Raw | None = None
+    meta: msgspec.Raw = NULL
 
 
 class Lease(msgspec.Struct, frozen=True, array_like=True):
@@ -172,7 +173,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     task_id: str
     fence: int
     outcome: Outcome
-    result: msgspec.Raw | None = None  # JSON; only for success
+    result: msgspec.Raw = NULL  # JSON; only for success
     error: str | None = None  # one line
     traceback: str | None = None
     retry_in_s: float | None = None  # failed, timeout, crashed: None = do not retry; snoozed: the delay

@@ -9,6 +9,7 @@ import msgspec
 
 from shiftboss.codec import check_annotation, where
 from shiftboss.errors import ResultError
+from shiftboss.model import NULL
 from shiftboss.roundtrip import Flaw, equal, first_difference, first_unstorable, suspicious
 
 MAX_RESULT_BYTES: Final = 1_048_576
@@ -32,14 +33,14 @@ class ResultCodec:
         self._hides_null = check_annotation(f"{type_name}: the return annotation", self._kind)
         self._decoder = msgspec.json.Decoder(self._kind)
 
-    def encode(self, result: object) -> msgspec.Raw | None:
-        """The result as JSON; `None` when the handler is annotated to return nothing.
+    def encode(self, result: object) -> msgspec.Raw:
+        """The result as JSON; `NULL` when the handler is annotated to return nothing.
 
         Raises:
             ResultError: it cannot be stored, or does not fit the annotation.
         """
         if result is None and self.always_none:
-            return None
+            return NULL
         try:
             raw = _encode(result)
             if self._unharmed(result, raw):

@@ -15,6 +15,7 @@ from shiftboss.model import Outcome, TaskState
 from shiftboss.store.base import CounterDelta
 
 DURATION_BUCKETS_S: Final = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0)
+CLAIM_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _ENDED_BY_ITSELF: Final = frozenset({Outcome.SUCCESS, Outcome.FAILED, Outcome.TIMEOUT, Outcome.CRASHED})
 
 

@@ -1,0 +1,192 @@
+"""Runs handlers and reports their outcomes; the only process that imports user code.
+
+Knows no database. It keeps every outcome until the claimer has said that it is stored, so a claimer that dies costs nothing:
+the next one is told what is held here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from shiftboss.actors.link import PeerRef
+from shiftboss.actors.messages import (
+    CancelAll,
+    CancelAttempt,
+    Died,
+    Execute,
+    Finished,
+    FromPeer,
+    Held,
+    Hello,
+    LinkDown,
+    Linked,
+    ProgressMade,
+    Recall,
+    Returned,
+    Stopping,
+    Tick,
+    ToExecutor,
+)
+from shiftboss.actors.process import Process, ProcessActor
+from shiftboss.actors.running import Job, Outcomes, Pool
+from shiftboss.actors.table import Table
+from shiftboss.actors.timer import Timer
+from shiftboss.control import Drain, Dump, Resume, Stop
+from shiftboss.model import Ended, Progress
+from shiftboss.task import registry
+
+log = logging.getLogger("shiftboss.executor")
+PROGRESS_EVERY_S = 1.0
+
+
+class Executor(ProcessActor):
+    """One process of slots."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process)
+        assert process.table_fd is not None
+        self._table = Table(process.table_fd)
+        board, slots = process.board, int(process.arguments[0])
+        self._pool = Pool(slots, self._table, lambda: board.worker_id, self._ended, self._on_progress)
+        self._outcomes = Outcomes(self._send_outcomes)
+        self._claimer: PeerRef[ToExecutor] | None = None
+        self._claimer_incarnation = 0
+        self._next_link: Linked | None = None
+        self._lock = threading.Lock()
+        self._unstored: dict[int, tuple[Job, Ended]] = {}
+        self._jobs: dict[int, Job] = {}
+        self._progress: dict[str, Progress] = {}
+        self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
+
+    def on_start(self) -> None:
+        import_handlers(self.settings.imports)
+        self.ready()
+
+    def receive(self, message: Any) -> Any:
+        match message:
+            case FromPeer(message=order):
+                self._obey(order)
+            case Linked():
+                self._link(message)
+            case LinkDown(incarnation=incarnation):
+                self._link_down(incarnation)
+            case Tick():
+                self._send_progress()
+            case Stop():
+                self.process.end(0)
+            case Dump():
+                log.info("%d tasks held, %d outcomes not stored yet", len(self._jobs), len(self._unstored))
+            case Drain() | Resume() | Died():
+                pass  # the claimer sends nothing while it is quiet; its death shows as the end of the link
+            case _:
+                raise TypeError(f"an executor does not know {message!r}")
+
+    def _obey(self, order: Any) -> None:
+        match order:
+            case Execute(stored=stored, cells=cells, claims=claims):
+                with self._lock:
+                    for cell in stored:
+                        self._unstored.pop(cell, None)
+                jobs = [Job(cell, claim, registry.get(claim.type)) for cell, claim in zip(cells, claims, strict=True)]
+                self._jobs.update(zip(cells, jobs, strict=True))
+                self._pool.submit(jobs)
+            case Recall(cells=cells):
+                self._give_back(self._pool.take_back(None if cells is None else set(cells)))
+            case CancelAttempt(cell=cell, reason=reason):
+                self._pool.cancel(cell, reason)
+            case CancelAll(reason=reason):
+                self._give_back(self._pool.take_back(None))
+                self._pool.cancel_all(reason)
+            case Stopping():
+                self._pool.stopping()
+
+    def _give_back(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            self._jobs.pop(job.cell, None)
+        if jobs:
+            self._tell(Returned([job.cell for job in jobs]))
+
+    # ---- the link
+
+    def _link(self, linked: Linked) -> None:
+        """A claimer is there. What the one before has sent is read to its end first, so that nothing is left out of Hello."""
+        if self._claimer is not None:
+            self._next_link = linked
+            return
+        incarnation = linked.link.incarnation
+        self._claimer_incarnation = incarnation
+        self._claimer = PeerRef[ToExecutor](
+            socket.socket(fileno=linked.socket_fd),
+            ToExecutor,
+            lambda order: self._pass_on(FromPeer("claimer", incarnation, order)),
+            lambda: self._pass_on(LinkDown("claimer", incarnation)),
+        )
+        self._claimer.tell(Hello(self._pool.slots, registry.types(), self._held()))
+
+    def _pass_on(self, message: FromPeer | LinkDown) -> None:
+        self.actor_ref.tell(message)
+
+    def _link_down(self, incarnation: int) -> None:
+        if incarnation != self._claimer_incarnation:
+            return
+        self._claimer = None
+        if self._next_link is not None:
+            linked, self._next_link = self._next_link, None
+            self._link(linked)
+
+    def _held(self) -> list[Held]:
+        with self._lock:
+            unstored = [Held(cell, job.claim, ended) for cell, (job, ended) in self._unstored.items()]
+            waiting = [Held(cell, job.claim, None) for cell, job in self._jobs.items() if cell not in self._unstored]
+        return unstored + waiting
+
+    def _tell(self, message: Any) -> None:
+        if self._claimer is not None:
+            self._claimer.tell(message)
+
+    # ---- called in the threads that run attempts
+
+    def _ended(self, cell: int, ended: Ended) -> None:
+        with self._lock:
+            job = self._jobs.pop(cell)
+            self._unstored[cell] = (job, ended)
+        self._outcomes.put(cell, ended)
+
+    def _send_outcomes(self, cells: list[int], ended: list[Ended]) -> None:
+        self._tell(Finished(cells, ended))
+
+    def _on_progress(self, job: Job, percent: float, note: str) -> None:
+        claim = job.claim
+        with self._lock:
+            first = not self._progress
+            self._progress[claim.task_id] = Progress(task_id=claim.task_id, fence=claim.fence, percent=percent, note=note)
+        if first:
+            self._timer.sooner("progress", PROGRESS_EVERY_S)
+
+    def _send_progress(self) -> None:
+        with self._lock:
+            progress, self._progress = list(self._progress.values()), {}
+        if progress:
+            self._tell(ProgressMade(progress))
+
+
+def import_handlers(modules: tuple[str, ...]) -> None:
+    """Import the modules that define tasks; the working directory comes first, as for `python -m`.
+
+    Raises:
+        ImportError, or whatever a module raises: the process ends, and its traceback says why.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    for module in modules:
+        importlib.import_module(module)
+    if not registry.types():
+        log.warning("no handlers: name the modules that define tasks in the setting `imports`; pid %d", os.getpid())

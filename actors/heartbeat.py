@@ -1,0 +1,150 @@
+"""Renews the worker's row, so that nobody recovers what this worker still runs; registers it anew when somebody has.
+
+It starts first and stops last. At its start it makes the database fit to work with (migrates SQLite, checks PostgreSQL).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import threading
+import time
+from importlib import metadata
+from typing import Any, Final
+
+from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
+from shiftboss.actors.outage import Outage
+from shiftboss.actors.process import Process, ProcessActor
+from shiftboss.actors.timer import Timer
+from shiftboss.config import redact
+from shiftboss.control import Drain, Dump, Resume, Stop
+from shiftboss.errors import SchemaError, StoreCorrupt, StoreError, StoreUnavailable
+from shiftboss.events import Event, emit
+from shiftboss.lease import TrustWindow
+from shiftboss.model import WorkerView
+from shiftboss.store.base import Store
+from shiftboss.store.open import open_store
+
+log = logging.getLogger("shiftboss.heartbeat")
+EXIT_NO_DATABASE: Final = 75
+EXIT_CONFIG: Final = 78
+
+
+class Heartbeat(ProcessActor):
+    """Keeps this worker alive in the eyes of the others."""
+
+    def __init__(self, process: Process) -> None:
+        super().__init__(process)
+        self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
+        self._outage = Outage(log, process.board)
+        self._trust: TrustWindow | None = None
+        self._pause = threading.Event()
+
+    def on_start(self) -> None:
+        self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+        self._open_database()
+        if self.process.board.worker_id:
+            self._beat()  # the one before us died: go on under its name
+        else:
+            self._register(exclusive=not self.settings.distributed_mode)
+        self.ready()
+        self._timer.after("beat", self._interval_s())
+
+    def receive(self, message: Any) -> Any:
+        match message:
+            case Tick():
+                self._timer.after("beat", self._beat())
+            case Stop():
+                self._shut_down()
+            case Dump():
+                emit(log, logging.INFO, Event.ACTOR_STATE, worker_id=self.process.board.worker_id, trusted=self._trusted())
+            case Linked() | LinkDown() | Died() | Drain() | Resume():
+                pass
+            case _:
+                raise TypeError(f"the heartbeat does not know {message!r}")
+
+    def _interval_s(self) -> float:
+        return self.settings.heartbeat_interval_s
+
+    # ---- at the start
+
+    def _open_database(self) -> None:
+        """Wait for the database up to `start_timeout`; what waiting does not cure ends the service with its own code."""
+        give_up_s = time.monotonic() + self.settings.start_timeout_s * 0.9  # before the supervisor takes us for hung
+        while True:
+            try:
+                self._prepare()
+                return self._outage.over()
+            except StoreUnavailable as error:
+                wait_s = self._outage.wait_s(error)
+                if time.monotonic() + wait_s > give_up_s:
+                    log.critical("no database within start_timeout: %s", redact(str(error)))
+                    self.process.end(EXIT_NO_DATABASE)
+                self._pause.wait(wait_s)
+            except (SchemaError, StoreCorrupt, StoreError) as error:
+                log.critical("cannot work with this database: %s", redact(str(error)))
+                self.process.end(EXIT_CONFIG)
+
+    def _prepare(self) -> None:
+        if self.settings.database_url.startswith("sqlite"):
+            plan = self._store.migrate()
+            if plan.steps:
+                emit(log, logging.INFO, Event.DATABASE_MIGRATED, from_version=plan.current, to_version=plan.target)
+        self._store.check_schema()
+        for name, queue in self.settings.queues.items():
+            self._store.set_queue(name, concurrency=queue.concurrency, weight=queue.weight)
+
+    def _register(self, *, exclusive: bool) -> None:
+        """Take a new id: a name that was ever another's would hide orphans."""
+        board, host = self.process.board, socket.gethostname()
+        worker_id = f"{host}-{self.process.parent_pid}-{secrets.token_hex(4)}"
+        now = self._store.now()
+        worker = WorkerView(
+            id=worker_id,
+            hostname=host,
+            pid=self.process.parent_pid,
+            version=metadata.version("shiftboss"),
+            started_at=now,
+            last_heartbeat=now,
+            pool_size=self.settings.worker_pool_size,
+            active=0,
+        )
+        sent_s = time.monotonic()
+        recovered = self._store.register(worker, self.settings.worker_timeout_s, exclusive)
+        self._trusted_from(sent_s)
+        board.worker_id = worker_id
+        emit(log, logging.INFO, Event.WORKER_REGISTERED, worker_id=worker_id, recovered=recovered)
+
+    # ---- beating
+
+    def _beat(self) -> float:
+        """Renew once; returns when to do it again, in seconds."""
+        board, sent_s = self.process.board, time.monotonic()
+        try:
+            if self._store.beat(board.worker_id, int(board.get("active"))):
+                self._trusted_from(sent_s)
+            else:
+                emit(log, logging.ERROR, Event.WORKER_FENCED, "declared dead: registering anew", worker_id=board.worker_id)
+                self._register(exclusive=False)
+            self._outage.over()
+            return self._interval_s()
+        except StoreUnavailable as error:
+            emit(log, logging.WARNING, Event.HEARTBEAT_MISSED, error=redact(str(error)), trusted=self._trusted())
+            return min(self._outage.wait_s(error), self._interval_s())
+
+    def _trusted_from(self, sent_s: float) -> None:
+        # Anchored before the request was sent: a slow round trip must not stretch how long we trust it.
+        self._trust = TrustWindow(sent_s, self.settings.worker_timeout_s)
+        self.process.board.set("beat_s", sent_s)
+
+    def _trusted(self) -> bool:
+        return self._trust is not None and self._trust.trusted(time.monotonic())
+
+    def _shut_down(self) -> None:
+        try:
+            self._store.deregister(self.process.board.worker_id)
+        except StoreUnavailable as error:
+            log.warning("could not remove this worker's row, it will expire: %s", redact(str(error)))
+        self._store.close()
+        self.process.end(0)

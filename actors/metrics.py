@@ -1,0 +1,135 @@
+"""What /metrics says: each metric's name, kind, labels and help, and how it is built from what the database counts."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shiftboss.store.base import CounterDelta, Counts
+from shiftboss.store.counting import CLAIM_BUCKETS_S, DURATION_BUCKETS_S
+
+
+@dataclass(frozen=True, slots=True)
+class MetricSpec:
+    """One metric. `cluster`: of the whole database, so only the leader's worker shows it."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+    cluster: bool = False
+
+
+METRICS: Final = (
+    MetricSpec("tasks_enqueued_total", "counter", ("type",), "Tasks ever enqueued in this database.", cluster=True),
+    MetricSpec("tasks_completed_total", "counter", ("type", "status"), "Attempts that ended here, by success or failed."),
+    MetricSpec("task_retries_total", "counter", ("type", "attempt"), "Failed attempts that will be tried again, by attempt."),
+    MetricSpec("tasks_dead_letter_total", "counter", ("type",), "Tasks that became dead letters here."),
+    MetricSpec("tasks_pending", "gauge", ("type",), "Tasks that wait, due or not.", cluster=True),
+    MetricSpec("tasks_running", "gauge", ("type",), "Tasks that run now.", cluster=True),
+    MetricSpec("worker_pool_active", "gauge", (), "Slots of this worker that run an attempt."),
+    MetricSpec("worker_pool_capacity", "gauge", (), "Slots of this worker."),
+    MetricSpec("workers_total", "gauge", (), "Workers with a fresh heartbeat.", cluster=True),
+    MetricSpec("leader_status", "gauge", ("worker_id",), "1 for the worker that leads, else 0."),
+    MetricSpec("task_duration_seconds", "histogram", ("type",), "How long attempts ran that ended here."),
+    MetricSpec("task_claim_duration_seconds", "histogram", (), "How long a transaction that claims takes."),
+)
+_SPECS: Final = {spec.name: spec for spec in METRICS}
+_BUCKETS: Final = {"task_duration_seconds": DURATION_BUCKETS_S, "task_claim_duration_seconds": CLAIM_BUCKETS_S}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """All that one scrape shows."""
+
+    worker_id: str
+    active: int
+    capacity: int
+    counters: Sequence[CounterDelta]
+    counts: Counts | None  # None: the database could not be read yet
+
+
+class SampleCollector(Collector):
+    """Turns the latest sample into metric families."""
+
+    def __init__(self) -> None:
+        self.sample: Sample | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        sample = self.sample
+        if sample is None:
+            return
+        yield from _counters(sample)
+        yield _gauge("worker_pool_active", {(): sample.active})
+        yield _gauge("worker_pool_capacity", {(): sample.capacity})
+        yield from (_histogram(sample.counters, name) for name in _BUCKETS)
+        if sample.counts is None:
+            return
+        leads = sample.counts.leader == sample.worker_id
+        yield _gauge("leader_status", {(sample.worker_id,): int(leads)})
+        if leads:
+            yield _counter("tasks_enqueued_total", {(type_,): n for type_, n in sample.counts.enqueued.items()})
+            yield _gauge("tasks_pending", {(type_,): n for type_, n in sample.counts.pending.items()})
+            yield _gauge("tasks_running", {(type_,): n for type_, n in sample.counts.running.items()})
+            yield _gauge("workers_total", {(): sample.counts.workers})
+
+
+def _counters(sample: Sample) -> Iterable[Metric]:
+    values: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
+    for counter in sample.counters:
+        spec = _SPECS.get(counter.name)
+        if spec is not None and spec.kind == "counter":
+            labels = json.loads(counter.labels)
+            values[spec.name][tuple(labels[name] for name in spec.labels)] = counter.value
+    local = [spec.name for spec in METRICS if spec.kind == "counter" and not spec.cluster]
+    return [_counter(name, values[name]) for name in local]
+
+
+def _counter(name: str, values: dict[tuple[str, ...], float]) -> Metric:
+    spec = _SPECS[name]
+    family = CounterMetricFamily(name, spec.help, labels=spec.labels)
+    for labels, value in sorted(values.items()):
+        family.add_metric(labels, value)
+    return family
+
+
+def _gauge(name: str, values: dict[tuple[str, ...], int]) -> Metric:
+    spec = _SPECS[name]
+    family = GaugeMetricFamily(name, spec.help, labels=spec.labels)
+    for labels, value in sorted(values.items()):
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(counters: Sequence[CounterDelta], name: str) -> Metric:
+    """Stored buckets count each value once; Prometheus wants them cumulative."""
+    spec = _SPECS[name]
+    family = HistogramMetricFamily(name, spec.help, labels=spec.labels)
+    buckets: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
+    sums: dict[tuple[str, ...], float] = {}
+    for counter in counters:
+        if counter.name not in (f"{name}_bucket", f"{name}_sum"):
+            continue
+        labels = json.loads(counter.labels)
+        key = tuple(labels[label] for label in spec.labels)
+        if counter.name == f"{name}_bucket":
+            buckets[key][labels["le"]] = counter.value
+        else:
+            sums[key] = counter.value
+    for key, counted in sorted(buckets.items()):
+        family.add_metric(key, _cumulative(counted, _BUCKETS[name]), sums.get(key, 0.0))
+    return family
+
+
+def _cumulative(counted: dict[str, float], bounds: Sequence[float]) -> list[tuple[str, float]]:
+    total, result = 0.0, []
+    for bound in (*map(str, bounds), "+Inf"):
+        total += counted.get(bound, 0.0)
+        result.append((bound, total))
+    return result

@@ -1,0 +1,129 @@
+"""Executors as the claimer sees them: what each holds, and where there is room."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from shiftboss.actors.link import PeerRef
+from shiftboss.actors.messages import Execute, Hello, ToClaimer
+from shiftboss.actors.planning import prefetch_depth
+from shiftboss.actors.table import Table
+from shiftboss.control import PeerDied
+from shiftboss.model import Claim, Ended
+
+
+@dataclass(slots=True, eq=False)
+class Holding:
+    """One task at one executor. All times are monotonic."""
+
+    claim: Claim
+    cell: int
+    dispatched_s: float
+    started_ns: int = 0
+    start_stored: bool = False
+    recalled: bool = False
+    cancel_reason: str | None = None  # "timeout" or "cancel"
+    cancelled_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Peer:
+    """One incarnation of an executor.
+
+    A cell is free, or held (`holdings`), or waits for its outcome to be stored (`storing`).
+    """
+
+    name: str
+    incarnation: int
+    ref: PeerRef[ToClaimer]
+    table: Table
+    slots: int = 0
+    said_hello: bool = False
+    accepting: bool = True
+    link_down: bool = False
+    death: PeerDied | None = None
+    died_s: float = 0.0
+    replacing: bool = False
+    free_cells: list[int] = field(default_factory=list)
+    holdings: dict[int, Holding] = field(default_factory=dict)
+    storing: set[int] = field(default_factory=set)
+    stored: list[int] = field(default_factory=list)  # to be told with the next message
+
+    def greet(self, hello: Hello) -> list[tuple[int, Claim, Ended]]:
+        """Take over what the executor holds; returns the outcomes that still have to be stored."""
+        self.slots, self.said_hello = hello.slots, True
+        now_s = time.monotonic()
+        used = set()
+        unsent = []
+        for held in hello.held:
+            used.add(held.cell)
+            if held.ended is None:
+                self.holdings[held.cell] = Holding(held.claim, held.cell, now_s, start_stored=held.claim.running)
+            else:
+                self.storing.add(held.cell)
+                unsent.append((held.cell, held.claim, held.ended))
+        self.free_cells = [cell for cell in range(self.table.cells - 1, -1, -1) if cell not in used]
+        return unsent
+
+    @property
+    def usable(self) -> bool:
+        return self.said_hello and self.accepting and not self.link_down and self.death is None
+
+    @property
+    def free_slots(self) -> int:
+        return max(0, self.slots - len(self.holdings)) if self.usable else 0
+
+    def room(self, typical_s: float | None) -> int:
+        """How many more tasks may be sent to this executor."""
+        if not self.usable:
+            return 0
+        depth = prefetch_depth(self.slots, typical_s, self.table.cells // 2)
+        return max(0, min(self.slots + depth - len(self.holdings), len(self.free_cells)))
+
+    def execute(self, claims: list[Claim]) -> None:
+        """Send tasks, and the cells whose outcomes are stored."""
+        now_s = time.monotonic()
+        cells = [self.free_cells.pop() for _ in claims]
+        for cell, claim in zip(cells, claims, strict=True):
+            self.holdings[cell] = Holding(claim, cell, now_s, start_stored=claim.running)
+        self.ref.tell(Execute(self.stored, cells, claims))
+        self.stored = []
+
+    def finish(self, cell: int) -> Holding | None:
+        """The outcome of `cell` has come and waits to be stored."""
+        holding = self.holdings.pop(cell, None)
+        if holding is not None:
+            self.storing.add(cell)
+        return holding
+
+    def mark_stored(self, cell: int) -> None:
+        """The outcome of `cell` is in the database."""
+        if cell in self.storing:
+            self.storing.discard(cell)
+            self.stored.append(cell)
+            self.free_cells.append(cell)  # whoever uses it next tells the executor in the same message
+
+    def give_back(self, cell: int) -> Holding | None:
+        """The executor has returned `cell` unstarted."""
+        holding = self.holdings.pop(cell, None)
+        if holding is not None:
+            self.free_cells.append(cell)
+        return holding
+
+    def started_ns(self, holding: Holding) -> int:
+        if not holding.started_ns:
+            holding.started_ns = self.table.started_ns(holding.cell, holding.claim.task_id, holding.claim.fence)
+        return holding.started_ns
+
+    def older_than(self, dispatched_before_s: float) -> Iterator[Holding]:
+        """Holdings that were sent before then; they stand in the order in which they were sent."""
+        for holding in list(self.holdings.values()):
+            if holding.dispatched_s > dispatched_before_s:
+                return
+            yield holding
+
+    def close(self) -> None:
+        self.ref.close()
+        self.table.close()

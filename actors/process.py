@@ -1,0 +1,172 @@
+"""The start and the end of a child process: `python -m shiftboss.actors.process ROLE [ARGUMENT…]`.
+
+The main thread reads the control link and passes everything on to the actor; its end (the parent is gone) ends this
+process at once. The actor's own end becomes the exit code.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import Any, Final, NoReturn
+
+import pykka
+
+from shiftboss import control
+from shiftboss.actors.board import Board
+from shiftboss.actors.layout import SETTINGS_VARIABLE
+from shiftboss.actors.messages import Died, Linked
+from shiftboss.config import Settings, settings_from_json
+from shiftboss.logs import configure_logging
+
+EXIT_BUG: Final = 1
+_PR_SET_PDEATHSIG: Final = 1
+_ROLES: Final = {
+    "claimer": "shiftboss.actors.claimer:Claimer",
+    "executor": "shiftboss.actors.executor:Executor",
+    "heartbeat": "shiftboss.actors.heartbeat:Heartbeat",
+    "leader": "shiftboss.actors.leader:Leader",
+    "gateway": "shiftboss.actors.gateway:Gateway",
+}
+# systemctl kill and Ctrl-C signal every process of the service; only the supervisor is meant.
+_NOT_FOR_CHILDREN: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGUSR2,
+)
+
+log = logging.getLogger("shiftboss.actor")
+
+
+class Process:
+    """What an actor knows of the process it lives in: its name, settings, board, table, and a line to its parent."""
+
+    def __init__(self, role: str, arguments: list[str]) -> None:
+        self.role, self.arguments = role, arguments
+        self.name = os.environ.pop(control.CHILD_NAME_VARIABLE)
+        self.incarnation = int(os.environ.pop(control.INCARNATION_VARIABLE))
+        self.parent_pid = int(os.environ.pop(control.PARENT_PID_VARIABLE))
+        self.settings: Settings = settings_from_json(os.environ.pop(SETTINGS_VARIABLE).encode())
+        self._control = socket.socket(fileno=_inherited_fd(control.CONTROL_FD_VARIABLE))
+        self.board = Board(_inherited_fd(control.BOARD_FD_VARIABLE))
+        table_fd = os.environ.pop(control.TABLE_FD_VARIABLE, "")
+        self.table_fd = int(table_fd) if table_fd else None
+        self._sending = threading.Lock()
+
+    def tell_parent(self, message: control.ToParent) -> None:
+        with self._sending:
+            try:
+                control.send(self._control, message)
+            except OSError:
+                os._exit(0)  # the parent is gone, and with it the reason to live
+
+    def run(self, ref: pykka.ActorRef[Any]) -> NoReturn:
+        """Pass on what the parent says until it is gone. Only `end` leaves this in another way."""
+        while True:
+            message, fds = control.receive_in_child(self._control)
+            match message:
+                case None:
+                    os._exit(0)
+                case control.Link():
+                    ref.tell(Linked(message, fds[0], fds[1] if len(fds) > 1 else None))
+                case control.PeerDied():
+                    ref.tell(Died(message, fds[0] if fds else None))
+                case _:
+                    ref.tell(message)
+
+    def end_if_ours(self, failed: threading.ExceptHookArgs) -> None:
+        """A helper thread of ours that dies takes the process with it; a thread of user code only logs."""
+        thread = failed.thread.name if failed.thread is not None else ""
+        if failed.exc_value is None:
+            return
+        log.critical("unhandled error in thread %s", thread, exc_info=failed.exc_value)
+        if thread.startswith("shiftboss-"):
+            self.end(EXIT_BUG)
+
+    def end(self, code: int) -> NoReturn:
+        """End this process with `code`, whatever threads user code has left behind."""
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+
+
+class ProcessActor(pykka.ThreadingActor):
+    """The main actor of a process. Subclasses implement `receive`; an exception there ends the process (let it crash)."""
+
+    use_daemon_thread = True
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self.process = process
+        self.settings = process.settings
+
+    def on_receive(self, message: Any) -> Any:
+        if isinstance(message, control.Ping):
+            return self.process.tell_parent(control.Pong(seq=message.seq))
+        return self.receive(message)
+
+    def receive(self, message: Any) -> Any:
+        """Handle one message.
+
+        Raises:
+            NotImplementedError: a subclass forgot it.
+        """
+        raise NotImplementedError
+
+    def ready(self) -> None:
+        """Tell the parent that this actor does its work."""
+        self.process.tell_parent(control.Ready())
+
+    def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
+        log.critical("%s: unhandled error", self.process.name, exc_info=(exception_type, exception_value, traceback))
+        self.process.end(EXIT_BUG)
+
+
+def _inherited_fd(variable: str) -> int:
+    fd = int(os.environ.pop(variable))
+    os.set_inheritable(fd, False)  # the grandchildren of user code must not keep our links open
+    return fd
+
+
+def _die_with(parent_pid: int) -> None:
+    """End with the parent even while stuck in C; the pid is compared because it may have died before the call."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(0)
+
+
+def _set_signals() -> None:
+    """Python handlers that do nothing, not SIG_IGN: exec gives the subprocesses of user code the default back."""
+    for number in _NOT_FOR_CHILDREN:
+        signal.signal(number, lambda _number, _frame: None)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Become the actor that `arguments[0]` names; the rest are its own."""
+    role, *rest = arguments
+    _die_with(int(os.environ[control.PARENT_PID_VARIABLE]))
+    _set_signals()
+    process = Process(role, rest)
+    configure_logging(process.settings.log_format, process.settings.log_level, actor=process.name)
+    threading.excepthook = process.end_if_ours
+    module, _, name = _ROLES[role].partition(":")
+    actor_class: type[ProcessActor] = getattr(importlib.import_module(module), name)
+    process.run(actor_class.start(process))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
