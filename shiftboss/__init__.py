@@ -6,7 +6,9 @@ What is in `__all__` is public; everything else may change between releases. Imp
 from __future__ import annotations
 
 from shiftboss.bound import BoundTask, Prepared
+from shiftboss.client import Client
 from shiftboss.context import Attempt, Cancel, EndAttempt, Retry, Snooze, current_attempt
+from shiftboss.default import configure, default_client
 from shiftboss.errors import (
     ArgumentsError,
     BlockingCall,
@@ -26,6 +28,7 @@ from shiftboss.errors import (
     TransactionError,
     UnknownTaskType,
 )
+from shiftboss.handle import Handle
 from shiftboss.handler import Task
 from shiftboss.model import TaskState, TaskView
 from shiftboss.registry import registry
@@ -38,10 +41,12 @@ __all__ = [
     "BlockingCall",
     "BoundTask",
     "Cancel",
+    "Client",
     "ConfigError",
     "Constant",
     "EndAttempt",
     "Exponential",
+    "Handle",
     "OptionError",
     "Prepared",
     "ResultError",
@@ -62,7 +67,9 @@ __all__ = [
     "TaskView",
     "TransactionError",
     "UnknownTaskType",
+    "configure",
     "current_attempt",
+    "default_client",
     "registry",
     "task",
 ]

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from shiftboss.errors import OptionError
-from shiftboss.model import NewTask, new_task_id
+from shiftboss.model import NewTask
 from shiftboss.options import Options
 
 if TYPE_CHECKING:
-    from shiftboss.client import Handle
+    from shiftboss.handle import Handle
     from shiftboss.handler import Task
 
 P = ParamSpec("P")
@@ -46,13 +46,13 @@ class BoundTask(Generic[P, R]):
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Store one task with these arguments in the default client's database; see `Client.enqueue`."""
-        from shiftboss.client import default_client
+        from shiftboss.default import default_client
 
         return default_client().enqueue(self, *args, **kwargs)
 
     async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """`enqueue` for a running event loop."""
-        from shiftboss.client import default_client
+        from shiftboss.default import default_client
 
         return await default_client().aenqueue(self, *args, **kwargs)
 
@@ -102,18 +102,4 @@ class BoundTask(Generic[P, R]):
 
     def new_task(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_args_bytes: int) -> NewTask:
         """The row to be stored. Raises `ArgumentsError` when the arguments do not fit."""
-        options = self._options
-        return NewTask(
-            id=new_task_id(),
-            type=self.task.type,
-            args=self.task.codecs()[0].encode(args, kwargs, max_args_bytes),
-            queue=options.queue,
-            priority=options.priority,
-            max_attempts=options.max_attempts,
-            timeout_s=options.timeout_s,
-            delay_s=options.delay_s,
-            run_at=options.run_at,
-            unique_key=options.unique_key,
-            tags=options.tags,
-            meta=options.meta,
-        )
+        return self._options.new_task(self.task.type, self.task.codecs()[0].encode(args, kwargs, max_args_bytes))

@@ -13,7 +13,7 @@ import msgspec
 
 from shiftboss.codec import encode_untyped
 from shiftboss.errors import OptionError
-from shiftboss.model import MAX_PRIORITY, MIN_PRIORITY
+from shiftboss.model import MAX_PRIORITY, MIN_PRIORITY, NewTask, new_task_id
 
 MAX_SECONDS: Final = 10 * 365 * 86_400.0  # past it, adding the delay to a date can overflow
 MAX_NAME_CHARS: Final = 200
@@ -74,6 +74,23 @@ class Options:
             tags=self.tags if tags is None else _checked_tags(tags),
             meta=self.meta if meta is None else encode_untyped("meta", meta, MAX_META_BYTES, noun="meta"),
             tx=self.tx if tx is None else tx,
+        )
+
+    def new_task(self, type_name: str, args: msgspec.Raw) -> NewTask:
+        """The row to be stored, under a new id."""
+        return NewTask(
+            id=new_task_id(),
+            type=type_name,
+            args=args,
+            queue=self.queue,
+            priority=self.priority,
+            max_attempts=self.max_attempts,
+            timeout_s=self.timeout_s,
+            delay_s=self.delay_s,
+            run_at=self.run_at,
+            unique_key=self.unique_key,
+            tags=self.tags,
+            meta=self.meta,
         )
 
 
