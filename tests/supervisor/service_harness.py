@@ -1,0 +1,146 @@
+"""Runs a real service in a process of its own and waits for what it says, never for a fixed time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+HERE = Path(__file__).parent
+CHILD = str(HERE / "child_script.py")
+SERVICE = str(HERE / "service_script.py")
+PATIENCE_S = 15.0
+
+Line = dict[str, Any]
+
+
+def child(name: str, *options: str, **spec: Any) -> dict[str, Any]:
+    """A spec of the test child with the options of child_script.py."""
+    return {"name": name, "argv": [sys.executable, CHILD, *options], **spec}
+
+
+class Service:
+    """A supervisor with its children; killed, with all of them, at the end of the block."""
+
+    def __init__(self, *specs: dict[str, Any], env: dict[str, str] | None = None, **settings: Any) -> None:
+        settings = {"restart_backoff_s": 0.05, "shutdown_timeout_s": 5.0, "cancel_grace_s": 1.0, **settings}
+        self.lines: list[Line] = []
+        self.raw: list[str] = []  # what is no JSON: tracebacks, faulthandler's dumps
+        self._news = threading.Condition()
+        self.started_s = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, SERVICE, json.dumps(specs), json.dumps(settings)],
+            env={**os.environ, **(env or {})},
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        for pid in self.pids():
+            if is_running(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for text in self.process.stderr:
+            with self._news:
+                try:
+                    self.lines.append({**json.loads(text), "at_s": time.monotonic()})
+                except ValueError:
+                    self.raw.append(text)
+                self._news.notify_all()
+        with self._news:
+            self._news.notify_all()
+
+    # ---- what it said
+
+    def seen(self, **fields: Any) -> list[Line]:
+        """The lines so far that have all these fields."""
+        return [line for line in list(self.lines) if fields.items() <= line.items()]
+
+    def wait_for(self, *, count: int = 1, timeout_s: float = PATIENCE_S, **fields: Any) -> Line:
+        """The `count`-th line with these fields, now or as soon as it comes."""
+        deadline_s = time.monotonic() + timeout_s
+        with self._news:
+            while len(found := self.seen(**fields)) < count:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or not self._reader.is_alive():
+                    raise AssertionError(f"not said {count} times: {fields}\n{self.transcript()}")
+                self._news.wait(min(left_s, 0.5))
+        return found[count - 1]
+
+    def wait_ready(self) -> None:
+        self.wait_for(event="service.ready")
+
+    def transcript(self) -> str:
+        return "\n".join([*(str(line) for line in self.lines), *self.raw])
+
+    def pid(self, name: str, incarnation: int = 1) -> int:
+        """The process number of a child, once it has been started."""
+        return int(self.wait_for(event="actor.starting", actor=name, incarnation=incarnation)["actor_pid"])
+
+    def pids(self) -> list[int]:
+        """All processes that were ever mentioned."""
+        return [line["actor_pid"] for line in self.seen(event="actor.starting")] + [
+            line["pid"] for line in self.seen(said="grandchild")
+        ]
+
+    # ---- what is done to it
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self, name: str, incarnation: int = 1, number: signal.Signals = signal.SIGKILL) -> None:
+        """Signal a child that is ready."""
+        self.wait_for(event="actor.ready", actor=name, incarnation=incarnation)
+        os.kill(self.pid(name, incarnation), number)
+
+    def kill_started(self, name: str, incarnation: int) -> None:
+        """SIGKILL a child whether it is ready or not."""
+        os.kill(self.pid(name, incarnation), signal.SIGKILL)
+
+    def wait_exit(self, timeout_s: float = PATIENCE_S) -> int:
+        """The exit code; all that the service had started must be gone by then, too."""
+        try:
+            code = self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {timeout_s} s\n{self.transcript()}") from None
+        self._reader.join(PATIENCE_S)
+        left = [pid for pid in self.pids() if is_running(pid)]
+        assert not left, f"processes left: {left}\n{self.transcript()}"
+        return code
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.send(number)
+        return self.wait_exit()
+
+
+def is_running(pid: int) -> bool:
+    """Zombies do not count: they wait for their parent only."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def fd_count(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
