@@ -29,11 +29,11 @@ def enqueue(
         ),
     ] = None,
     queue: Annotated[str | None, typer.Option(metavar="NAME", help="Default: default.")] = None,
-    priority: Annotated[int | None, typer.Option(help="-100 to 100; larger runs first.")] = None,
+    priority: Annotated[int | None, typer.Option(metavar="NUMBER", help="-100 to 100; larger runs first.")] = None,
     delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Run it so much later, like 90s or 6h.")] = None,
     at: Annotated[str | None, typer.Option(metavar="TIME", help="Run it then: ISO 8601 with a time zone.")] = None,
     unique: Annotated[str | None, typer.Option(metavar="KEY", help="Not while an unfinished task has this key.")] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Runs in all; default: as the handler says.")] = None,
+    max_attempts: Annotated[int | None, typer.Option(metavar="NUMBER", help="Runs in all; default: as the handler says.")] = None,
     timeout: Annotated[
         str | None, typer.Option(metavar="DURATION", help="For one attempt; default: as the handler says.")
     ] = None,

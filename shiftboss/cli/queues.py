@@ -47,8 +47,10 @@ def resume(names: Names, env: options.Env = None, config: options.Config = None,
 @app.command("set")
 def set_queue(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Queue.")],
-    concurrency: Annotated[int | None, typer.Option(min=0, help="Running attempts per worker; 0: no limit.")] = None,
-    weight: Annotated[int | None, typer.Option(min=1, help="Share under weighted_random.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=0, help="Running attempts per worker; 0: no limit.")
+    ] = None,
+    weight: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Share under weighted_random.")] = None,
     env: options.Env = None,
     config: options.Config = None,
     set_: options.Set = None,

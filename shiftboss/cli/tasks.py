@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="List, show, retry, cancel and delete tasks.", no_args_is_help=True)
 
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids; or say with options which tasks.")]
-Status = Annotated[TaskState | None, typer.Option(help="Only in this state.")]
+Status = Annotated[TaskState | None, typer.Option(metavar="STATE", help=f"Only in this state: {', '.join(TaskState)}.")]
 Type = Annotated[str | None, typer.Option("--type", metavar="TYPE", help="Only of this type.")]
 Queue = Annotated[str | None, typer.Option(metavar="NAME", help="Only in this queue.")]
 Worker = Annotated[str | None, typer.Option(metavar="ID", help="Only held by this worker.")]
@@ -38,7 +38,7 @@ def list_(
     queue: Queue = None,
     worker: Worker = None,
     tag: Tag = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", metavar="NUMBER", min=1, max=100_000, help="At most so many.")] = 50,
     before: Annotated[
         str | None, typer.Option(metavar="ID", help="Go on after this id, the last one of the page before.")
     ] = None,

@@ -15,8 +15,9 @@ from shiftboss.logs.context import TASK_ATTRIBUTE, BoundTask
 _MAX_MESSAGE_CHARS: Final = 8_000
 _MAX_TRACEBACK_CHARS: Final = 32_000
 
+# Attributes that are no fields. color_message is uvicorn's own message over again, with colours.
 _ORDINARY: Final = frozenset(
-    {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "event", "fields", TASK_ATTRIBUTE}
+    {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message", "event", "fields", TASK_ATTRIBUTE}
 )
 
 # Whoever can put text into a log must not be able to forge lines, move the cursor or turn the text round.
