@@ -1,0 +1,87 @@
+"""The database's address: what libpq gets, and the two options of our own that it must not see."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from shiftboss.errors import StoreError
+
+_SCHEME: Final = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
+# As `?prepare_threshold=5` in a URL or ` prepare_threshold=5` in key=value form.
+_OWN: Final = re.compile(r"(?P<lead>[?&]|\s|^)(?P<key>prepare_threshold|listen)\s*=\s*(?P<value>\w+)(?P<more>&?)")
+
+# A dead peer is noticed after 10 + 3 * 5 seconds of silence, unanswered data after 15.
+_DEFAULTS: Final = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where to connect and how.
+
+    Attributes:
+        conninfo: for libpq, with our defaults filled in where it says nothing.
+        where: host and database for messages, never a password.
+        prepare_threshold: executions before a statement is prepared; 0 never; `None`: found out at connect.
+        listen: whether LISTEN works; `None`: found out at connect.
+    """
+
+    conninfo: str
+    where: str
+    prepare_threshold: int | None = None
+    listen: bool | None = None
+
+
+def parse_dsn(dsn: str, application_name: str) -> Address:
+    """Understand a PostgreSQL URL (`postgresql://`, `postgres://`) or a key=value string.
+
+    Raises:
+        StoreError: it is neither; the message does not repeat it, since it may hold a password.
+    """
+    rest, own = _split_own(_SCHEME.sub("postgresql://", dsn))
+    try:
+        given = conninfo_to_dict(rest)
+    except psycopg.Error as error:
+        reason = re.sub(r'"[^"]*"', '"…"', str(error)).strip()
+        raise StoreError(
+            f"the database address cannot be read: {reason}. Like: postgresql://user:password@host:5432/name"
+        ) from None
+    settings = {**_DEFAULTS, "application_name": application_name, **{k: v for k, v in given.items() if v is not None}}
+    hosts = str(given.get("host") or given.get("hostaddr") or "")
+    if "," in hosts:
+        settings.setdefault("target_session_attrs", "read-write")
+    return Address(
+        conninfo=make_conninfo("", **settings),
+        where=f"{hosts or 'the local socket'}/{given.get('dbname') or ''}",
+        prepare_threshold=_number(own.get("prepare_threshold")),
+        listen=_switch(own.get("listen")),
+    )
+
+
+def _split_own(dsn: str) -> tuple[str, dict[str, str]]:
+    own = {m["key"]: m["value"] for m in _OWN.finditer(dsn)}
+    # The separator before stays when another option follows.
+    return _OWN.sub(lambda m: m["lead"] if m["more"] or not m["lead"].startswith(("?", "&")) else "", dsn), own
+
+
+def _number(text: str | None) -> int | None:
+    if text is not None and not text.isdigit():
+        raise StoreError(f"prepare_threshold={text} in the database address: a number is needed, 0 to never prepare")
+    return None if text is None else int(text)
+
+
+def _switch(text: str | None) -> bool | None:
+    if text not in (None, "on", "off"):
+        raise StoreError(f"listen={text} in the database address: must be on or off")
+    return None if text is None else text == "on"

@@ -1,0 +1,186 @@
+"""Storing new tasks, over our own connection or the caller's: one statement, one JSON parameter, for thousands of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+from shiftboss.errors import StoreError
+from shiftboss.model import Enqueued, NewTask
+from shiftboss.store.postgres.sqltext import named_queries, psycopg_sql
+
+__all__ = ["Execute", "ExecuteAsync", "aenqueue_in", "enqueue_in", "psycopg_sql"]
+
+# (SQL with :name parameters, parameters) -> the rows, none for a statement without a result. For psycopg see `psycopg_sql`.
+Execute: TypeAlias = Callable[[str, dict[str, Any]], Sequence[Any]]
+ExecuteAsync: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[Sequence[Any]]]
+_Statement: TypeAlias = tuple[str, dict[str, Any]]
+_Plan: TypeAlias = Generator[_Statement, Sequence[Any], list[Enqueued]]
+
+# An existing task that ends between our two statements frees its key; this often in a row is no coincidence.
+_MAX_ROUNDS: Final = 20
+_SAVEPOINT: Final = "shiftboss_enqueue"
+_NO_TRANSACTION: Final = "25P01"
+
+
+class _Row(msgspec.Struct, omit_defaults=True):
+    id: str
+    type: str
+    queue: str
+    priority: int
+    args: msgspec.Raw
+    max_attempts: int | None = None
+    timeout_s: float | None = None
+    delay_s: float | None = None
+    run_at: datetime | None = None
+    unique_key: str | None = None
+    tags: tuple[str, ...] | None = None
+    meta: msgspec.Raw | None = None
+    at: datetime | None = None
+
+
+def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None) -> _Plan:
+    """What to execute, step by step: yields statements, is sent their rows, returns what became of each task.
+
+    `now` replaces the database's clock, in tests.
+    """
+    done: dict[str, Enqueued] = {}
+    left = {task.id: task for task in tasks}
+    if len(left) != len(tasks):
+        raise StoreError("two tasks with one id in a batch: ids must be new, see shiftboss.model.new_task_id")
+    for _ in range(_MAX_ROUNDS):
+        if not left:
+            return [done[task.id] for task in tasks]
+        stored = yield named_queries()["enqueue"], {"rows": rows_json(left.values(), now)}
+        for row in stored:
+            done[row[0]] = Enqueued(id=row[0])
+            del left[row[0]]
+        if left:
+            found = yield named_queries()["find_existing"], {"rows": rows_json(left.values(), now)}
+            for task_id, existing_id in found:
+                if existing_id is not None:
+                    done[task_id] = Enqueued(id=existing_id, existing=True)
+                    del left[task_id]
+    raise StoreError(f"unique key {next(iter(left.values())).unique_key!r}: its task kept ending and coming back; try again")
+
+
+def rows_json(tasks: Iterable[NewTask], now: datetime | None) -> str:
+    """The parameter `:rows`. Ids in canonical form, so that what comes back is found again."""
+    return msgspec.json.encode([_row(task, now) for task in tasks]).decode()
+
+
+def _row(task: NewTask, now: datetime | None) -> _Row:
+    return _Row(
+        id=task.id,
+        type=task.type,
+        queue=task.queue,
+        priority=task.priority,
+        args=task.args,
+        max_attempts=task.max_attempts,
+        timeout_s=task.timeout_s,
+        delay_s=task.delay_s,
+        run_at=task.run_at,
+        unique_key=task.unique_key,
+        tags=task.tags or None,
+        meta=task.meta,
+        at=now,
+    )
+
+
+def enqueue_in(
+    execute: Execute, tasks: Sequence[NewTask], *, in_transaction: bool | None = None, now: datetime | None = None
+) -> list[Enqueued]:
+    """Store tasks through the caller's connection; they become visible with the caller's commit.
+
+    Never commits or rolls back more than a savepoint of its own: on an error the caller's transaction is as it was.
+
+    Args:
+        execute: runs SQL with `:name` parameters and returns its rows. For psycopg translate with `psycopg_sql`.
+        in_transaction: whether the connection is in a transaction, or begins one with its next statement;
+            `None`: found out by trying.
+
+    Raises:
+        StoreError: two tasks with one id. The driver's own errors pass through.
+    """
+    if not _savepoint(execute, in_transaction):
+        return _follow(plan_enqueue(tasks, now), execute)
+    try:
+        enqueued = _follow(plan_enqueue(tasks, now), execute)
+    except BaseException:
+        execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {})
+        execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})
+        raise
+    execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})
+    return enqueued
+
+
+def _savepoint(execute: Execute, in_transaction: bool | None) -> bool:
+    if in_transaction is False:
+        return False
+    try:
+        execute(f"SAVEPOINT {_SAVEPOINT}", {})
+    except Exception as error:
+        if in_transaction is None and _sqlstate(error) == _NO_TRANSACTION:
+            return False
+        raise
+    return True
+
+
+def _follow(plan: _Plan, execute: Execute) -> list[Enqueued]:
+    try:
+        statement = next(plan)
+        while True:
+            statement = plan.send(execute(*statement))
+    except StopIteration as end:
+        enqueued: list[Enqueued] = end.value
+        return enqueued
+
+
+async def aenqueue_in(
+    execute: ExecuteAsync, tasks: Sequence[NewTask], *, in_transaction: bool | None = None, now: datetime | None = None
+) -> list[Enqueued]:
+    """`enqueue_in` for an async connection."""
+    if not await _asavepoint(execute, in_transaction):
+        return await _afollow(plan_enqueue(tasks, now), execute)
+    try:
+        enqueued = await _afollow(plan_enqueue(tasks, now), execute)
+    except BaseException:
+        await execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {})
+        await execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})
+        raise
+    await execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})
+    return enqueued
+
+
+async def _asavepoint(execute: ExecuteAsync, in_transaction: bool | None) -> bool:
+    if in_transaction is False:
+        return False
+    try:
+        await execute(f"SAVEPOINT {_SAVEPOINT}", {})
+    except Exception as error:
+        if in_transaction is None and _sqlstate(error) == _NO_TRANSACTION:
+            return False
+        raise
+    return True
+
+
+async def _afollow(plan: _Plan, execute: ExecuteAsync) -> list[Enqueued]:
+    try:
+        statement = next(plan)
+        while True:
+            statement = plan.send(await execute(*statement))
+    except StopIteration as end:
+        enqueued: list[Enqueued] = end.value
+        return enqueued
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    """From psycopg's and asyncpg's errors, or from SQLAlchemy's wrapper round them."""
+    for candidate in (error, getattr(error, "orig", None), getattr(error, "__cause__", None)):
+        state = getattr(candidate, "sqlstate", None)
+        if isinstance(state, str):
+            return state
+    return None

@@ -1,0 +1,58 @@
+"""From psycopg's errors to ours: what may pass by itself, what needs a person, and what one row is to blame for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import psycopg
+from psycopg import errors as pg
+
+from shiftboss.errors import SchemaError, StoreError, StoreUnavailable
+
+# Not OperationalError by class, but the same to us: a standby after a failover, a server told to be read-only.
+_READ_ONLY: Final = ("25006",)
+_MISSING: Final = ("42P01", "42703", "3F000")  # undefined table, column, schema
+# A pooler in transaction mode handed us another server connection, which does not know our prepared statement.
+_POOLED: Final = ("26000", "42P05", "08P01")
+
+MIGRATE: Final = "run: shiftboss db migrate"
+
+
+def is_unavailable(error: psycopg.Error) -> bool:
+    """Whether the connection should be thrown away and the call may work later."""
+    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or error.sqlstate in _READ_ONLY
+
+
+def is_pooler_trouble(error: psycopg.Error) -> bool:
+    """Whether prepared statements do not work here: something between us and the server shares connections."""
+    return error.sqlstate in _POOLED
+
+
+def is_data_error(error: BaseException) -> bool:
+    """Whether the values of some row are to blame, so that the other rows of a batch deserve another try."""
+    if isinstance(error, UnicodeEncodeError):
+        return True
+    data = isinstance(error, psycopg.DataError | psycopg.IntegrityError | pg.RaiseException)
+    return data and not is_unavailable(error)  # type: ignore[arg-type]
+
+
+def translated(error: psycopg.Error, where: str) -> StoreError:
+    """The error to raise instead; `where` names the server without its password."""
+    text = (error.diag.message_primary or str(error) or type(error).__name__).strip()
+    if error.sqlstate in _READ_ONLY:
+        return StoreUnavailable(
+            f"PostgreSQL at {where} is read-only (a standby, or a failover is under way): {text}. "
+            "With several hosts in DATABASE_URL the writable one is looked for."
+        )
+    if isinstance(error, pg.LockNotAvailable):
+        return StoreUnavailable(
+            f"PostgreSQL at {where}: waited too long for a lock that another session holds ({text}); "
+            "look for open transactions in pg_stat_activity."
+        )
+    if isinstance(error, pg.QueryCanceled):
+        return StoreUnavailable(f"PostgreSQL at {where}: a statement ran into its deadline ({text}).")
+    if is_unavailable(error) or is_pooler_trouble(error):
+        return StoreUnavailable(f"PostgreSQL at {where} cannot be used now: {text}")
+    if error.sqlstate in _MISSING:
+        return SchemaError(f"the schema of PostgreSQL at {where} is missing or of another version ({text}); {MIGRATE}")
+    return StoreError(f"PostgreSQL at {where} refused: {text} (SQLSTATE {error.sqlstate})")

@@ -1,0 +1,187 @@
+"""One connection that heals itself: opened at the next call after a failure, every wait bounded on both sides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg import abc as pg_abc
+from psycopg import pq
+from psycopg.types.datetime import TimestamptzLoader
+
+from shiftboss.errors import StoreUnavailable
+from shiftboss.store.postgres.dsn import Address
+from shiftboss.store.postgres.errors import is_pooler_trouble, is_unavailable, translated
+from shiftboss.store.postgres.sqltext import queries
+
+RV = TypeVar("RV")
+Row = tuple[Any, ...]
+Params = Mapping[str, object]
+
+STATEMENT_TIMEOUT_S: Final = 30.0
+LOCK_TIMEOUT_S: Final = 5.0
+IDLE_TIMEOUT_S: Final = 15.0
+# How much longer than the server's own deadline we wait for its word, before we take it for frozen.
+_GRACE_S: Final = 5.0
+_PREPARE_THRESHOLD: Final = 5
+_CHECK_INTERVAL: Final = "SELECT set_config('client_connection_check_interval', '5s', false)"
+
+
+class BoundedConnection(psycopg.Connection[Row]):
+    """A connection that waits for an answer only so long: a frozen server still acknowledges packets."""
+
+    patience_s: float = STATEMENT_TIMEOUT_S + _GRACE_S
+
+    def wait(self, gen: pg_abc.PQGen[RV], *args: Any, **kwargs: Any) -> RV:
+        return super().wait(_bounded(gen, time.monotonic() + self.patience_s), *args, **kwargs)
+
+
+def _bounded(gen: pg_abc.PQGen[RV], deadline_s: float) -> Generator[Any, Any, RV]:
+    """Pass everything through until the deadline. Nothing ready (0) is sent about ten times a second while waiting."""
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > deadline_s:
+                gen.close()
+                raise psycopg.OperationalError("no answer from the server within the deadline")
+            wanted = gen.send(ready)
+    except StopIteration as end:
+        value: RV = end.value
+        return value
+
+
+class Link:
+    """The connection of one store object; belongs to one thread."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._connection: BoundedConnection | None = None
+        self._no_prepare = False  # learned: a pooler refused a prepared statement
+
+    def close(self) -> None:
+        """Close the connection; the next call opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
+
+    @contextmanager
+    def connected(self) -> Iterator[BoundedConnection]:
+        """The open connection; errors come out as ours, and after any that leaves it in doubt it is closed.
+
+        Raises:
+            StoreUnavailable: not reachable, read-only, or ended under way: the outcome is unknown.
+            StoreError: the database refused the statement.
+        """
+        try:
+            connection = self._open()
+            yield connection
+        except psycopg.Error as error:
+            self._no_prepare = self._no_prepare or is_pooler_trouble(error)
+            self._settle(keep=not is_unavailable(error) and not is_pooler_trouble(error))
+            raise translated(error, self.address.where) from error
+        except BaseException as error:
+            self._settle(keep=isinstance(error, Exception))
+            raise
+
+    @contextmanager
+    def transaction(
+        self, *, pinned: bool = False, statement_timeout_s: float = STATEMENT_TIMEOUT_S, lock_timeout_s: float = LOCK_TIMEOUT_S
+    ) -> Iterator[BoundedConnection]:
+        """One transaction in pipeline mode: one round trip, unless the body fetches a result before its end.
+
+        Results fetched after the block cost no round trip of their own. `pinned` fixes the plans of the hot path.
+        """
+        with self.connected() as connection:
+            connection.patience_s = statement_timeout_s + _GRACE_S
+            with connection.pipeline():
+                connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+                bounds(connection, pinned, statement_timeout_s, lock_timeout_s)
+                yield connection
+                committed = connection.execute("COMMIT")
+            if committed.statusmessage != "COMMIT":  # a failed transaction answers ROLLBACK, without an error
+                raise StoreUnavailable(f"PostgreSQL at {self.address.where} rolled the transaction back instead of committing it")
+
+    def rows(self, query: str, params: Params | None = None, *, pinned: bool = False) -> list[Row]:
+        """The rows of one query in a transaction of its own."""
+        with self.transaction(pinned=pinned) as connection:
+            cursor = connection.execute(queries()[query], params or {}, prepare=None if pinned else False)
+        return cursor.fetchall()
+
+    def changed(self, query: str, params: Params) -> int:
+        """How many rows one statement changed, in a transaction of its own."""
+        with self.transaction() as connection:
+            cursor = connection.execute(queries()[query], params)
+        return cursor.rowcount
+
+    def _open(self) -> BoundedConnection:
+        connection = self._connection
+        if connection is None or connection.closed:
+            self._connection = connection = connect(self.address)
+            pooled = is_pooled(connection)
+            connection.prepare_threshold = self._threshold(pooled)
+            if not pooled:
+                # Before version 14, or not on Linux: works without.
+                with suppress(psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject):
+                    connection.execute(_CHECK_INTERVAL)
+        connection.patience_s = STATEMENT_TIMEOUT_S + _GRACE_S
+        return connection
+
+    def _threshold(self, pooled: bool) -> int | None:
+        wanted = self.address.prepare_threshold
+        if self._no_prepare or wanted == 0:
+            return None
+        return wanted or (None if pooled else _PREPARE_THRESHOLD)
+
+    def _settle(self, keep: bool) -> None:
+        """After an error: roll back when the connection is sound, else close it."""
+        connection = self._connection
+        try:
+            if connection is None or not keep or connection.closed:
+                self.close()
+            elif connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                connection.execute("ROLLBACK")
+        except psycopg.Error:
+            self.close()
+
+
+class _UtcLoader(TimestamptzLoader):
+    """Times in UTC, whatever the session's time zone is."""
+
+    def load(self, data: pg_abc.Buffer) -> datetime:
+        return super().load(data).astimezone(UTC)
+
+
+def connect(address: Address) -> BoundedConnection:
+    """A new connection in autocommit mode: transactions are begun by name."""
+    connection = BoundedConnection.connect(address.conninfo, autocommit=True, prepare_threshold=None)
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.adapters.register_loader("timestamptz", _UtcLoader)
+    return connection
+
+
+def is_pooled(connection: BoundedConnection) -> bool:
+    """Whether something in between answers for the server: a pooler cannot tell us the number of a backend it may change."""
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
+
+
+def bounds(
+    connection: BoundedConnection,
+    pinned: bool = False,
+    statement_timeout_s: float = STATEMENT_TIMEOUT_S,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+) -> None:
+    """Set the deadlines of the open transaction, and the plans of the hot path when `pinned`."""
+    timeouts = {"statement_timeout": statement_timeout_s, "lock_timeout": lock_timeout_s, "idle_timeout": IDLE_TIMEOUT_S}
+    run(connection, "pinned_bounds" if pinned else "bounds", {name: f"{s * 1000:.0f}" for name, s in timeouts.items()})
+
+
+def run(connection: BoundedConnection, query: str, params: Params) -> psycopg.Cursor[Row]:
+    """Queue a named query in an open transaction."""
+    return connection.execute(queries()[query], params)

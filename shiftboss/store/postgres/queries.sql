@@ -1,0 +1,737 @@
+-- Every query of the PostgreSQL store. Parameters are :names, casts are written CAST(x AS t) so that the enqueue query also
+-- runs through SQLAlchemy's text(). :now is NULL except in tests: then the database's clock decides.
+
+-- ---------------------------------------------------------------- transactions
+
+-- name: bounds
+-- For every transaction: nothing of ours waits for ever, and a client that froze in the middle frees its locks.
+-- Set locally, so it holds behind a transaction pooler too.
+SELECT set_config('statement_timeout', :statement_timeout, true),
+       set_config('lock_timeout', :lock_timeout, true),
+       set_config('idle_in_transaction_session_timeout', :idle_timeout, true);
+
+-- name: pinned_bounds
+-- For the hot path: one plan, by index, whatever ANALYZE saw last (an empty queue, usually).
+SELECT set_config('statement_timeout', :statement_timeout, true),
+       set_config('lock_timeout', :lock_timeout, true),
+       set_config('idle_in_transaction_session_timeout', :idle_timeout, true),
+       set_config('plan_cache_mode', 'force_generic_plan', true),
+       set_config('enable_seqscan', 'off', true),
+       set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true),
+       set_config('jit', 'off', true);
+
+-- name: now
+SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp());
+
+-- ---------------------------------------------------------------- producers
+
+-- name: enqueue
+-- One parameter: a JSON array of rows. What comes back was stored; the rest met an unfinished task with its unique key (or
+-- its own id). Rings only when a claimer has said that it sleeps: a NOTIFY takes a database-wide lock at commit.
+WITH given AS (
+  SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS g(
+    id uuid, type text, queue text, priority smallint, args json, max_attempts integer, timeout_s double precision,
+    delay_s double precision, run_at timestamptz, unique_key text, tags json, meta json, at timestamptz)
+), stored AS (
+  INSERT INTO tasks (id, type, queue, priority, args, max_attempts, timeout_s, unique_key, tags, meta,
+                     enqueued_at, run_at, updated_at)
+  SELECT id, type, queue, priority, args, max_attempts, timeout_s, unique_key, tags, meta,
+         coalesce(at, statement_timestamp()),
+         coalesce(coalesce(at, statement_timestamp()) + make_interval(secs => delay_s), run_at, at, statement_timestamp()),
+         coalesce(at, statement_timestamp())
+  FROM given
+  ON CONFLICT DO NOTHING
+  RETURNING id, run_at > enqueued_at AS later
+), rung AS MATERIALIZED (
+  -- A notification queue that nobody empties makes commits fail when it is full: stay far away from that.
+  SELECT pg_notify('shiftboss', '') AS done
+  WHERE EXISTS (SELECT 1 FROM stored WHERE NOT later) AND EXISTS (SELECT 1 FROM workers WHERE sleeping)
+    AND pg_notification_queue_usage() < 0.25
+)
+SELECT CAST(stored.id AS text) FROM stored LEFT JOIN rung ON true;
+
+-- name: find_existing
+SELECT CAST(g.id AS text), CAST(coalesce(k.id, t.id) AS text)
+FROM json_to_recordset(CAST(:rows AS json)) AS g(id uuid, unique_key text)
+LEFT JOIN tasks k ON k.unique_key = g.unique_key AND k.status IN ('pending', 'claimed', 'running')
+LEFT JOIN tasks t ON t.id = g.id;
+
+-- name: get_task
+SELECT {task_columns} FROM tasks t WHERE id = CAST(:id AS uuid)
+UNION ALL
+SELECT {history_columns} FROM task_history h WHERE id = CAST(:id AS uuid);
+
+-- name: get_attempts
+SELECT CAST(task_id AS text), fence, attempt, outcome, ended_at, worker_id, started_at, duration_s, error, traceback
+FROM task_attempts WHERE task_id = CAST(:id AS uuid) ORDER BY fence;
+
+-- ---------------------------------------------------------------- the claimer
+
+-- name: lanes
+-- A loose index scan: from one (queue, priority) straight to the next, so the cost is the number of lanes, not of tasks.
+WITH RECURSIVE lane AS (
+  (SELECT queue, priority FROM tasks WHERE status = 'pending' ORDER BY queue, priority DESC LIMIT 1)
+  UNION ALL
+  SELECT next.queue, next.priority
+  FROM lane CROSS JOIN LATERAL (
+    (SELECT t.queue, t.priority FROM tasks t
+     WHERE t.status = 'pending' AND t.queue = lane.queue AND t.priority < lane.priority
+     ORDER BY t.queue, t.priority DESC LIMIT 1)
+    UNION ALL
+    (SELECT t.queue, t.priority FROM tasks t
+     WHERE t.status = 'pending' AND t.queue > lane.queue
+     ORDER BY t.queue, t.priority DESC LIMIT 1)
+    LIMIT 1
+  ) next
+)
+SELECT lane.queue, lane.priority, q.concurrency, coalesce(q.weight, 1)
+FROM lane LEFT JOIN queues q ON q.name = lane.queue
+WHERE NOT coalesce(q.paused, false) AND (CAST(:queues AS text[]) IS NULL OR lane.queue = ANY (CAST(:queues AS text[])))
+ORDER BY lane.priority DESC, lane.queue;
+
+-- name: claim
+-- Lane by lane in the order given. The outer LIMIT stops the nested loop, so no row more is locked than is claimed; without
+-- MATERIALIZED the planner may run the choice again for every row.
+WITH lane AS (
+  SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
+                       CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
+), chosen AS MATERIALIZED (
+  SELECT picked.id FROM lane CROSS JOIN LATERAL (
+    SELECT t.id FROM tasks t
+    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.status = 'pending'
+      AND t.due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())
+      AND t.due_at >= coalesce(to_timestamp(lane.since), '-infinity')
+      AND t.type = ANY (CAST(:types AS text[]))
+    ORDER BY t.due_at, t.id LIMIT lane.most FOR UPDATE SKIP LOCKED
+  ) picked LIMIT CAST(:most AS integer)
+), placed AS (
+  SELECT id, row_number() OVER () AS place FROM chosen
+), known AS (
+  SELECT * FROM unnest(CAST(:types AS text[]), CAST(:max_attempts AS integer[]),
+                       CAST(:timeouts AS double precision[])) AS k(type, max_attempts, timeout_s)
+)
+{claim_chosen};
+
+-- name: claim_fifo
+-- The oldest due over all lanes. Candidates are read first, without locks, and more than wanted: others may be taking them.
+WITH lane AS (
+  SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
+                       CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
+), candidate AS MATERIALIZED (
+  SELECT found.id, found.due_at FROM lane CROSS JOIN LATERAL (
+    SELECT t.id, t.due_at FROM tasks t
+    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.status = 'pending'
+      AND t.due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())
+      AND t.due_at >= coalesce(to_timestamp(lane.since), '-infinity')
+      AND t.type = ANY (CAST(:types AS text[]))
+    ORDER BY t.due_at, t.id
+    LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
+  ) found ORDER BY found.due_at, found.id LIMIT 2 * CAST(:most AS integer) + 32
+), chosen AS MATERIALIZED (
+  SELECT t.id FROM candidate JOIN tasks t ON t.id = candidate.id
+  WHERE t.status || '' = 'pending'
+  ORDER BY candidate.due_at, candidate.id LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
+), placed AS (
+  SELECT id, row_number() OVER () AS place FROM chosen
+), known AS (
+  SELECT * FROM unnest(CAST(:types AS text[]), CAST(:max_attempts AS integer[]),
+                       CAST(:timeouts AS double precision[])) AS k(type, max_attempts, timeout_s)
+)
+{claim_chosen};
+
+-- name: claim_lifo
+-- The newest due over all lanes.
+WITH lane AS (
+  SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
+                       CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
+), candidate AS MATERIALIZED (
+  SELECT found.id, found.due_at FROM lane CROSS JOIN LATERAL (
+    SELECT t.id, t.due_at FROM tasks t
+    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.status = 'pending'
+      AND t.due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())
+      AND t.due_at >= coalesce(to_timestamp(lane.since), '-infinity')
+      AND t.type = ANY (CAST(:types AS text[]))
+    ORDER BY t.due_at DESC, t.id DESC
+    LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
+  ) found ORDER BY found.due_at DESC, found.id DESC LIMIT 2 * CAST(:most AS integer) + 32
+), chosen AS MATERIALIZED (
+  SELECT t.id FROM candidate JOIN tasks t ON t.id = candidate.id
+  WHERE t.status || '' = 'pending'
+  ORDER BY candidate.due_at DESC, candidate.id DESC LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
+), placed AS (
+  SELECT id, row_number() OVER () AS place FROM chosen
+), known AS (
+  SELECT * FROM unnest(CAST(:types AS text[]), CAST(:max_attempts AS integer[]),
+                       CAST(:timeouts AS double precision[])) AS k(type, max_attempts, timeout_s)
+)
+{claim_chosen};
+
+-- name: claim_chosen
+-- The common end of the claims. max_attempts makes room for one more run where an operator put a spent task back as it was.
+UPDATE tasks t SET
+  status = CASE WHEN placed.place <= CAST(:running AS integer) THEN 'running' ELSE 'claimed' END,
+  attempts = t.attempts + CASE WHEN placed.place <= CAST(:running AS integer) THEN 1 ELSE 0 END,
+  max_attempts = greatest(coalesce(t.max_attempts, known.max_attempts), t.attempts + 1),
+  timeout_s = coalesce(t.timeout_s, known.timeout_s),
+  fence = t.fence + 1,
+  worker_id = :worker_id,
+  cancel_requested = false,
+  progress = NULL,
+  started_at = CASE WHEN placed.place <= CAST(:running AS integer)
+                    THEN coalesce(CAST(:now AS timestamptz), statement_timestamp()) END,
+  updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
+FROM placed, known
+WHERE t.id = placed.id AND t.status || '' = 'pending' AND known.type = t.type
+RETURNING placed.place, CAST(t.id AS text), t.fence, t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END,
+  t.type, t.queue, t.priority, CAST(t.args AS text), t.max_attempts, t.timeout_s, t.status = 'running',
+  CAST(extract(epoch FROM t.enqueued_at) AS double precision), CAST(extract(epoch FROM t.due_at) AS double precision),
+  CAST(t.tags AS text), CAST(t.meta AS text);
+
+-- name: complete_tasks
+-- Success. `status || ''` hides the column from the planner: by the statistics of an idle moment it would walk a partial
+-- index instead of the primary key. Rows are locked in id order, so two writers never wait for each other in a circle.
+WITH given AS (
+  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:results AS text[]),
+                       CAST(:starts AS double precision[]), CAST(:durations AS double precision[]))
+         AS g(id, fence, result, started_at, duration_s)
+), held AS MATERIALIZED (
+  SELECT t.id, t.status AS was, given.result, given.started_at, given.duration_s
+  FROM given JOIN tasks t ON t.id = given.id
+  WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
+  ORDER BY t.id FOR UPDATE OF t
+), gone AS (
+  DELETE FROM tasks t USING held WHERE t.id = held.id
+  RETURNING t.*, held.was, held.result, held.started_at AS told_started_at, held.duration_s
+), kept AS (
+  INSERT INTO task_history (id, type, queue, status, priority, args, attempts, max_attempts, fence, worker_id, unique_key,
+                            timeout_s, tags, meta, last_error, result, enqueued_at, run_at, started_at, finished_at,
+                            duration_s, updated_at)
+  SELECT id, type, queue, 'completed', priority, args, attempts + CASE WHEN was = 'claimed' THEN 1 ELSE 0 END, max_attempts,
+         fence, worker_id, unique_key, timeout_s, tags, meta, last_error, CAST(result AS json), enqueued_at, run_at,
+         coalesce(to_timestamp(told_started_at), started_at), coalesce(CAST(:now AS timestamptz), statement_timestamp()),
+         duration_s, coalesce(CAST(:now AS timestamptz), statement_timestamp())
+  FROM gone
+), counted AS (
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
+  ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
+)
+SELECT CAST(id AS text), fence, type, attempts + CASE WHEN was = 'claimed' THEN 1 ELSE 0 END FROM gone;
+
+-- name: end_attempts
+-- Every end but success, by its holder; `released` (never ran) and `lost` (its worker is gone) are written here too.
+--   free:     a prefetched task handed back; nothing was charged and nothing is refunded
+--   refund:   the attempt is given back, as long as the task has refunds left
+--   back:     it runs again
+WITH given AS (
+  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:outcomes AS text[]), CAST(:errors AS text[]),
+                       CAST(:tracebacks AS text[]), CAST(:retries AS double precision[]),
+                       CAST(:starts AS double precision[]), CAST(:durations AS double precision[]))
+         AS g(id, fence, outcome, error, traceback, retry_in_s, started_at, duration_s)
+), held AS MATERIALIZED (
+  SELECT t.id, t.fence, t.type, t.worker_id, t.cancel_requested, t.refunds, t.status AS was, t.last_error,
+         t.started_at AS stored_started_at,
+         t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END AS attempt,
+         coalesce(t.max_attempts, CAST(:default_max_attempts AS integer)) AS max_attempts,
+         given.outcome, given.error, given.traceback, given.retry_in_s, given.started_at AS told_started_at, given.duration_s
+  FROM given JOIN tasks t ON t.id = given.id
+  WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
+  ORDER BY t.id FOR UPDATE OF t
+), priced AS (
+  SELECT held.*, outcome = 'released' AND was = 'claimed' AS free,
+    refunds < CAST(:max_refunds AS integer) AND (
+      outcome IN ('interrupted', 'snoozed') OR (outcome = 'released' AND was = 'running')
+      OR (outcome = 'lost' AND was = 'claimed')) AS refund
+  FROM held
+), weighed AS (
+  SELECT priced.*, attempt - CASE WHEN free OR refund THEN 1 ELSE 0 END AS attempts_after,
+    CASE WHEN outcome = 'cancelled' THEN false
+         WHEN free OR refund THEN true
+         WHEN outcome IN ('failed', 'timeout', 'crashed') THEN attempt < max_attempts AND retry_in_s IS NOT NULL
+         ELSE attempt < max_attempts END AS back
+  FROM priced
+), judged AS MATERIALIZED (
+  SELECT weighed.*,
+    CASE WHEN outcome = 'cancelled' OR (back AND cancel_requested) THEN 'cancelled'
+         WHEN back THEN 'pending' ELSE 'dead_letter' END AS status,
+    coalesce(error, CASE WHEN outcome = 'lost' AND NOT refund
+                         THEN 'lost: worker ' || worker_id || ' is gone, the attempt may have run in part'
+                         WHEN outcome IN ('interrupted', 'snoozed', 'released') AND NOT back THEN outcome END)
+      || CASE WHEN outcome IN ('interrupted', 'snoozed', 'released') AND NOT back
+              THEN ' (no attempts left: ' || refunds || ' were given back before, the most that a task gets)' ELSE '' END
+      AS told,
+    coalesce(CAST(:now AS timestamptz), statement_timestamp()) AS at,
+    coalesce(to_timestamp(told_started_at), stored_started_at) AS started_at
+  FROM weighed
+), gone AS (
+  DELETE FROM tasks t USING judged WHERE t.id = judged.id AND judged.status = 'cancelled'
+  RETURNING t.*, judged.attempts_after, judged.outcome, judged.told, judged.started_at AS run_started_at, judged.duration_s,
+            judged.at
+), kept AS (
+  INSERT INTO task_history (id, type, queue, status, priority, args, attempts, max_attempts, fence, worker_id, unique_key,
+                            timeout_s, tags, meta, last_error, enqueued_at, run_at, started_at, finished_at, duration_s,
+                            updated_at)
+  SELECT id, type, queue, 'cancelled', priority, args, attempts_after, max_attempts, fence,
+         CASE WHEN outcome NOT IN ('lost', 'released') THEN worker_id END, unique_key,
+         timeout_s, tags, meta, coalesce(told, last_error), enqueued_at, run_at, run_started_at, at, duration_s, at
+  FROM gone
+), counted AS (
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
+  ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
+), moved AS (
+  UPDATE tasks t SET
+    status = judged.status,
+    attempts = judged.attempts_after,
+    refunds = t.refunds + CASE WHEN judged.refund THEN 1 ELSE 0 END,
+    worker_id = CASE WHEN judged.status = 'dead_letter' THEN t.worker_id END,
+    next_retry_at = CASE
+      WHEN judged.status = 'pending' AND judged.outcome IN ('failed', 'timeout', 'crashed', 'snoozed')
+      THEN judged.at + make_interval(secs => least(greatest(coalesce(judged.retry_in_s, 0), 0), 3e9))
+      WHEN judged.status = 'pending' AND (judged.outcome = 'released' OR judged.outcome = 'lost' AND judged.refund)
+      THEN t.next_retry_at END, -- never ran: it keeps its place in the lane
+    last_error = CASE WHEN judged.free OR judged.refund THEN t.last_error ELSE coalesce(judged.told, t.last_error) END,
+    started_at = CASE WHEN judged.status = 'dead_letter' THEN judged.started_at END,
+    cancel_requested = false,
+    progress = NULL,
+    updated_at = judged.at
+  FROM judged WHERE t.id = judged.id AND judged.status <> 'cancelled'
+), logged AS (
+  INSERT INTO task_attempts (task_id, fence, attempt, outcome, worker_id, started_at, ended_at, duration_s, error, traceback)
+  SELECT id, fence, attempt, CASE outcome WHEN 'released' THEN 'interrupted' ELSE outcome END, worker_id, started_at, at,
+         duration_s, told, traceback
+  FROM judged WHERE outcome NOT IN ('released', 'lost') OR NOT (free OR refund)
+  ON CONFLICT (task_id, fence) DO NOTHING -- only after a row was changed by hand; the first outcome stands
+)
+SELECT CAST(id AS text), fence, type, attempt, status FROM judged;
+
+-- name: start_tasks
+WITH given AS (
+  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS g(id, fence)
+), held AS MATERIALIZED (
+  SELECT t.id FROM given JOIN tasks t ON t.id = given.id
+  WHERE t.fence = given.fence AND t.status || '' = 'claimed'
+  ORDER BY t.id FOR UPDATE OF t
+)
+UPDATE tasks t SET status = 'running', attempts = t.attempts + 1,
+  max_attempts = greatest(t.max_attempts, t.attempts + 1),
+  started_at = coalesce(CAST(:now AS timestamptz), statement_timestamp()),
+  updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
+FROM held WHERE t.id = held.id;
+
+-- name: store_progress
+WITH given AS (
+  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:progress AS text[])) AS g(id, fence, progress)
+), held AS MATERIALIZED (
+  SELECT t.id, given.progress FROM given JOIN tasks t ON t.id = given.id
+  WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
+  ORDER BY t.id FOR UPDATE OF t
+)
+UPDATE tasks t SET progress = CAST(held.progress AS json), updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
+FROM held WHERE t.id = held.id;
+
+-- name: add_counters
+INSERT INTO counters (worker_id, name, labels, value)
+SELECT :worker_id, name, labels, value
+FROM unnest(CAST(:names AS text[]), CAST(:labels AS text[]), CAST(:values AS double precision[])) AS g(name, labels, value)
+ON CONFLICT (worker_id, name, labels) DO UPDATE SET value = counters.value + excluded.value;
+
+-- name: judge_refused
+-- For ends that changed nothing, in a statement of its own: only a fresh snapshot sees what an older, unknown commit of ours
+-- has done. What someone else ended is `lost` among the attempts, or cancelled in the history without an attempt.
+SELECT CAST(g.id AS text), g.fence,
+  EXISTS (SELECT 1 FROM task_history h WHERE h.id = g.id AND h.fence = g.fence AND h.status = 'completed')
+  OR EXISTS (SELECT 1 FROM task_attempts a WHERE a.task_id = g.id AND a.fence = g.fence AND a.outcome <> 'lost')
+FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS g(id, fence);
+
+-- name: owned
+SELECT CAST(id AS text), fence, status, cancel_requested FROM tasks
+WHERE worker_id = :worker_id AND status IN ('claimed', 'running') ORDER BY id;
+
+-- name: cancel_requests
+SELECT CAST(id AS text), fence FROM tasks
+WHERE worker_id = :worker_id AND status IN ('claimed', 'running') AND cancel_requested ORDER BY id;
+
+-- name: set_sleeping
+UPDATE workers SET sleeping = :sleeping WHERE id = :worker_id;
+
+-- ---------------------------------------------------------------- the heartbeat
+
+-- name: register
+INSERT INTO workers (id, hostname, pid, version, started_at, last_heartbeat, timeout_s, pool_size, active)
+SELECT :id, :hostname, :pid, :version, at, at, :timeout_s, :pool_size, :active
+FROM (SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp()) AS at) clock
+ON CONFLICT (id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat, timeout_s = excluded.timeout_s,
+  pool_size = excluded.pool_size, active = excluded.active;
+
+-- name: remove_other_workers
+DELETE FROM workers WHERE id <> :worker_id;
+
+-- name: beat
+UPDATE workers SET last_heartbeat = coalesce(CAST(:now AS timestamptz), clock_timestamp()), active = :active
+WHERE id = :worker_id RETURNING true;
+
+-- name: deregister
+DELETE FROM workers WHERE id = :worker_id;
+
+-- name: workers
+SELECT w.id, w.hostname, w.pid, w.version, w.started_at, w.last_heartbeat, w.pool_size, w.active,
+  coalesce(l.worker_id = w.id AND l.expires_at > clock.at, false),
+  w.last_heartbeat + make_interval(secs => w.timeout_s) > clock.at
+FROM (SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp()) AS at) clock
+CROSS JOIN workers w LEFT JOIN leader l ON l.name = 'main'
+ORDER BY w.started_at, w.id;
+
+-- ---------------------------------------------------------------- the leader
+
+-- name: elect
+INSERT INTO leader (name, worker_id, term, expires_at)
+VALUES ('main', :worker_id, 1,
+        coalesce(CAST(:now AS timestamptz), clock_timestamp()) + make_interval(secs => CAST(:term_s AS double precision)))
+ON CONFLICT (name) DO UPDATE SET
+  worker_id = excluded.worker_id,
+  term = leader.term + CASE WHEN leader.worker_id = excluded.worker_id
+    AND leader.expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp()) THEN 0 ELSE 1 END,
+  expires_at = coalesce(CAST(:now AS timestamptz), clock_timestamp()) + make_interval(secs => CAST(:term_s AS double precision))
+WHERE leader.worker_id = excluded.worker_id OR leader.expires_at <= coalesce(CAST(:now AS timestamptz), clock_timestamp())
+RETURNING term;
+
+-- name: leader_remaining
+SELECT greatest(0, CAST(extract(epoch FROM expires_at - coalesce(CAST(:now AS timestamptz), clock_timestamp())) AS double precision))
+FROM leader WHERE name = 'main';
+
+-- name: renew
+UPDATE leader SET expires_at = coalesce(CAST(:now AS timestamptz), clock_timestamp())
+  + make_interval(secs => CAST(:term_s AS double precision))
+WHERE name = 'main' AND worker_id = :worker_id AND term = :term
+  AND expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp())
+RETURNING true;
+
+-- name: resign
+UPDATE leader SET expires_at = coalesce(CAST(:now AS timestamptz), clock_timestamp())
+WHERE name = 'main' AND worker_id = :worker_id AND term = :term
+  AND expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp());
+
+-- name: hold_term
+-- FOR SHARE: whoever takes the lead over has to wait for this transaction. A plain read would let both write.
+SELECT true FROM leader WHERE name = 'main' AND worker_id = :worker_id AND term = :term
+  AND expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp()) FOR SHARE;
+
+-- name: pull_back_heartbeats
+-- A database clock that was set back would keep the dead alive for as long: from now on they have one timeout.
+UPDATE workers SET last_heartbeat = coalesce(CAST(:now AS timestamptz), clock_timestamp())
+WHERE last_heartbeat > coalesce(CAST(:now AS timestamptz), clock_timestamp());
+
+-- name: remove_expired_workers
+DELETE FROM workers
+WHERE last_heartbeat + make_interval(secs => timeout_s) <= coalesce(CAST(:now AS timestamptz), clock_timestamp())
+RETURNING id;
+
+-- name: next_expiry
+SELECT CAST(extract(epoch FROM min(last_heartbeat + make_interval(secs => timeout_s))
+                    - coalesce(CAST(:now AS timestamptz), clock_timestamp())) AS double precision)
+FROM workers;
+
+-- name: orphans
+-- Leased by a worker that has no row. :after goes past those that could not be recovered.
+SELECT CAST(t.id AS text), t.fence FROM tasks t
+WHERE t.status IN ('claimed', 'running') AND t.id > CAST(:after AS uuid)
+  AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = t.worker_id)
+ORDER BY t.id LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED;
+
+-- name: held_by_others
+SELECT CAST(t.id AS text), t.fence FROM tasks t
+WHERE t.status IN ('claimed', 'running') AND t.worker_id <> :worker_id AND t.id > CAST(:after AS uuid)
+ORDER BY t.id LIMIT CAST(:most AS integer) FOR UPDATE OF t;
+
+-- name: fold_departures
+WITH folded AS (
+  DELETE FROM departures WHERE slot <> '' AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = slot)
+  RETURNING type, n
+)
+INSERT INTO departures (slot, type, n) SELECT '', type, sum(n) FROM folded GROUP BY type
+ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n;
+
+-- name: forget_counters
+DELETE FROM counters WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = counters.worker_id);
+
+-- name: prune_dead_letters
+WITH old AS (
+  SELECT id FROM tasks WHERE status = 'dead_letter'
+    AND updated_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
+  ORDER BY updated_at LIMIT CAST(:most AS integer) FOR UPDATE SKIP LOCKED
+), gone AS (
+  DELETE FROM tasks t USING old WHERE t.id = old.id RETURNING t.id, t.type
+), attempts AS (
+  DELETE FROM task_attempts a USING gone WHERE a.task_id = gone.id
+), counted AS (
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
+  ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
+)
+SELECT count(*) FROM gone;
+
+-- name: prune_attempts
+-- Attempts of tasks that left with their partition.
+WITH old AS (
+  SELECT task_id, fence FROM task_attempts a
+  WHERE ended_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
+    AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.id = a.task_id)
+  ORDER BY ended_at LIMIT CAST(:most AS integer)
+)
+DELETE FROM task_attempts a USING old WHERE a.task_id = old.task_id AND a.fence = old.fence;
+
+-- name: partitions
+-- Its bounds stand in a partition's name. `rows` is the planner's count, or -1 when nobody has counted yet.
+SELECT c.relname, CAST(c.reltuples AS bigint) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = CAST('task_history' AS regclass) ORDER BY c.relname;
+
+-- name: default_partition_holds
+SELECT EXISTS (SELECT 1 FROM task_history_default
+               WHERE finished_at >= CAST(:first AS timestamptz) AND finished_at < CAST(:past AS timestamptz));
+
+-- name: create_partition
+-- LIKE and ATTACH, not PARTITION OF: that would lock out every finish while it waits for its own lock.
+CREATE TABLE {partition} (LIKE task_history INCLUDING ALL);
+CREATE UNIQUE INDEX {index} ON {partition} (id);
+ALTER TABLE task_history ATTACH PARTITION {partition} FOR VALUES FROM ({first}) TO ({past});
+
+-- name: drop_partition
+DROP TABLE {partition};
+
+-- name: count_partition
+SELECT count(*) FROM {partition};
+
+-- name: prune_history
+WITH old AS (
+  SELECT id, finished_at FROM task_history
+  WHERE status = :status
+    AND finished_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
+  LIMIT CAST(:most AS integer) FOR UPDATE SKIP LOCKED
+), gone AS (
+  DELETE FROM task_history h USING old WHERE h.id = old.id AND h.finished_at = old.finished_at RETURNING h.id
+), attempts AS (
+  DELETE FROM task_attempts a USING gone WHERE a.task_id = gone.id
+)
+SELECT count(*) FROM gone;
+
+-- name: prune_default_history
+WITH gone AS (
+  DELETE FROM task_history_default
+  WHERE status = :status
+    AND finished_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
+    AND id IN (SELECT id FROM task_history_default
+               WHERE status = :status AND finished_at < coalesce(CAST(:now AS timestamptz), clock_timestamp())
+                 - make_interval(secs => CAST(:keep_s AS double precision))
+               LIMIT CAST(:most AS integer))
+  RETURNING id
+), attempts AS (
+  DELETE FROM task_attempts a USING gone WHERE a.task_id = gone.id
+)
+SELECT count(*) FROM gone;
+
+-- name: clear_results
+WITH old AS (
+  SELECT id, finished_at FROM task_history
+  WHERE result IS NOT NULL
+    AND finished_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
+  ORDER BY finished_at LIMIT CAST(:most AS integer) FOR UPDATE SKIP LOCKED
+)
+UPDATE task_history h SET result = NULL FROM old WHERE h.id = old.id AND h.finished_at = old.finished_at;
+
+-- name: counts
+-- One statement, so one snapshot: the figures belong together.
+WITH alive AS MATERIALIZED (
+  SELECT type, count(*) AS n, count(*) FILTER (WHERE status = 'pending') AS pending,
+         count(*) FILTER (WHERE status = 'running') AS running
+  FROM tasks GROUP BY type
+), ever AS (
+  SELECT type, sum(n) AS n FROM (SELECT type, n FROM alive UNION ALL SELECT type, n FROM departures) both_ GROUP BY type
+), clock AS (
+  SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp()) AS at
+)
+SELECT 'pending', type, CAST(pending AS bigint) FROM alive WHERE pending > 0
+UNION ALL SELECT 'running', type, CAST(running AS bigint) FROM alive WHERE running > 0
+UNION ALL SELECT 'enqueued', type, CAST(n AS bigint) FROM ever
+UNION ALL SELECT 'workers', '', count(*) FROM workers, clock WHERE last_heartbeat + make_interval(secs => timeout_s) > clock.at
+UNION ALL SELECT 'leader', worker_id, term FROM leader, clock WHERE expires_at > clock.at;
+
+-- name: counters
+SELECT name, labels, value FROM counters WHERE worker_id = :worker_id ORDER BY name, labels;
+
+-- name: unknown_types
+SELECT type, count(*) FROM tasks WHERE status = 'pending' AND NOT (type = ANY (CAST(:known AS text[]))) GROUP BY type;
+
+-- ---------------------------------------------------------------- operators
+
+-- name: which
+-- The filter of every operator's query; a NULL matches everything.
+(CAST(:ids AS uuid[]) IS NULL OR id = ANY (CAST(:ids AS uuid[])))
+AND (CAST(:status AS text) IS NULL OR status = CAST(:status AS text))
+AND (CAST(:type AS text) IS NULL OR type = CAST(:type AS text))
+AND (CAST(:queue AS text) IS NULL OR queue = CAST(:queue AS text) COLLATE "C")
+AND (CAST(:worker_id AS text) IS NULL OR worker_id = CAST(:worker_id AS text))
+AND (CAST(:tag AS text) IS NULL OR CAST(tags AS jsonb) ? CAST(:tag AS text))
+
+-- name: task_columns
+CAST(t.id AS text), t.type, t.queue, t.status, t.priority, CAST(t.args AS text), t.attempts, t.max_attempts, t.fence,
+t.enqueued_at, t.run_at, t.updated_at, t.worker_id, t.last_error, t.next_retry_at, t.started_at, NULL::timestamptz,
+NULL::double precision, NULL, t.unique_key, t.timeout_s, t.cancel_requested, CAST(t.progress AS text), CAST(t.tags AS text),
+CAST(t.meta AS text)
+
+-- name: history_columns
+CAST(h.id AS text), h.type, h.queue, h.status, h.priority, CAST(h.args AS text), h.attempts, h.max_attempts, h.fence,
+h.enqueued_at, h.run_at, h.updated_at, h.worker_id, h.last_error, NULL, h.started_at, h.finished_at,
+h.duration_s, CAST(h.result AS text), h.unique_key, h.timeout_s, false, NULL, CAST(h.tags AS text),
+CAST(h.meta AS text)
+
+-- name: list_tasks
+(SELECT {task_columns} FROM tasks t
+ WHERE {which} AND (CAST(:before AS uuid) IS NULL OR id < CAST(:before AS uuid)) ORDER BY id DESC LIMIT CAST(:most AS integer))
+UNION ALL
+(SELECT {history_columns} FROM task_history h
+ WHERE {which} AND (CAST(:before AS uuid) IS NULL OR id < CAST(:before AS uuid)) ORDER BY id DESC LIMIT CAST(:most AS integer))
+ORDER BY 1 DESC LIMIT CAST(:most AS integer);
+
+-- name: status_counts
+SELECT type, status, count(*) FROM tasks GROUP BY type, status
+UNION ALL
+SELECT type, status, count(*) FROM task_history GROUP BY type, status;
+
+-- name: cancel
+WITH held AS MATERIALIZED (
+  SELECT id, status FROM tasks
+  WHERE status IN ('pending', 'claimed', 'running') AND {which} AND id > CAST(:after AS uuid)
+  ORDER BY id LIMIT CAST(:most AS integer) FOR UPDATE
+), gone AS (
+  DELETE FROM tasks t USING held WHERE t.id = held.id AND held.status = 'pending' RETURNING t.*
+), kept AS (
+  INSERT INTO task_history (id, type, queue, status, priority, args, attempts, max_attempts, fence, unique_key,
+                            timeout_s, tags, meta, last_error, enqueued_at, run_at, started_at, finished_at, updated_at)
+  SELECT id, type, queue, 'cancelled', priority, args, attempts, max_attempts, fence, unique_key, timeout_s, tags, meta,
+         last_error, enqueued_at, run_at, started_at, coalesce(CAST(:now AS timestamptz), statement_timestamp()),
+         coalesce(CAST(:now AS timestamptz), statement_timestamp())
+  FROM gone
+), counted AS (
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
+  ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
+), asked AS (
+  UPDATE tasks t SET cancel_requested = true, updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
+  FROM held WHERE t.id = held.id AND held.status <> 'pending'
+)
+SELECT CAST(id AS text), status FROM held ORDER BY id;
+
+-- name: retry_dead_letters
+-- Of several with one unique key only the newest may go.
+WITH held AS MATERIALIZED (
+  SELECT id, unique_key FROM tasks
+  WHERE status = 'dead_letter' AND {which} AND id > CAST(:after AS uuid)
+  ORDER BY id LIMIT CAST(:most AS integer) FOR UPDATE
+), free AS (
+  SELECT id FROM held
+  WHERE unique_key IS NULL OR (
+    NOT EXISTS (SELECT 1 FROM tasks o WHERE o.unique_key = held.unique_key AND o.status IN ('pending', 'claimed', 'running'))
+    AND NOT EXISTS (SELECT 1 FROM held other WHERE other.unique_key = held.unique_key AND other.id > held.id))
+), moved AS (
+  UPDATE tasks t SET status = 'pending', attempts = 0, refunds = 0, next_retry_at = NULL, worker_id = NULL, started_at = NULL,
+    run_at = least(run_at, coalesce(CAST(:now AS timestamptz), statement_timestamp())),
+    cancel_requested = false, progress = NULL, updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
+  FROM free WHERE t.id = free.id RETURNING t.id
+)
+SELECT CAST(held.id AS text), moved.id IS NOT NULL FROM held LEFT JOIN moved ON moved.id = held.id ORDER BY held.id;
+
+-- name: retry_cancelled
+WITH held AS MATERIALIZED (
+  SELECT * FROM task_history
+  WHERE status = 'cancelled' AND {which} AND id > CAST(:after AS uuid)
+  ORDER BY id LIMIT CAST(:most AS integer) FOR UPDATE
+), moved AS (
+  INSERT INTO tasks (id, type, queue, priority, args, max_attempts, fence, unique_key, timeout_s, tags, meta, last_error,
+                     enqueued_at, run_at, updated_at)
+  SELECT id, type, queue, priority, args, max_attempts, fence, unique_key, timeout_s, tags, meta, last_error,
+         enqueued_at, least(run_at, coalesce(CAST(:now AS timestamptz), statement_timestamp())),
+         coalesce(CAST(:now AS timestamptz), statement_timestamp())
+  FROM held ORDER BY id DESC
+  ON CONFLICT DO NOTHING
+  RETURNING id, type
+), gone AS (
+  DELETE FROM task_history h USING moved, held
+  WHERE held.id = moved.id AND h.id = moved.id AND h.finished_at = held.finished_at
+), counted AS (
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, -count(*) FROM moved GROUP BY type
+  ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
+)
+SELECT CAST(held.id AS text), moved.id IS NOT NULL FROM held LEFT JOIN moved ON moved.id = held.id ORDER BY held.id;
+
+-- name: ring
+SELECT pg_notify('shiftboss', '')
+WHERE EXISTS (SELECT 1 FROM workers WHERE sleeping) AND pg_notification_queue_usage() < 0.25;
+
+-- name: delete_tasks
+WITH held AS MATERIALIZED (
+  SELECT id FROM tasks WHERE status IN ('pending', 'dead_letter') AND {which} AND id > CAST(:after AS uuid)
+  ORDER BY id LIMIT CAST(:most AS integer) FOR UPDATE
+), gone AS (
+  DELETE FROM tasks t USING held WHERE t.id = held.id RETURNING t.id, t.type
+), attempts AS (
+  DELETE FROM task_attempts a USING gone WHERE a.task_id = gone.id
+), counted AS (
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
+  ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
+)
+SELECT CAST(id AS text), true FROM held ORDER BY id;
+
+-- name: delete_history
+WITH held AS MATERIALIZED (
+  SELECT id, finished_at FROM task_history WHERE {which} AND id > CAST(:after AS uuid)
+  ORDER BY id LIMIT CAST(:most AS integer) FOR UPDATE
+), gone AS (
+  DELETE FROM task_history h USING held WHERE h.id = held.id AND h.finished_at = held.finished_at RETURNING h.id
+), attempts AS (
+  DELETE FROM task_attempts a USING gone WHERE a.task_id = gone.id
+)
+SELECT CAST(id AS text), true FROM held ORDER BY id;
+
+-- name: queues
+WITH counted AS (
+  SELECT queue, count(*) FILTER (WHERE status = 'pending') AS pending,
+    count(*) FILTER (WHERE status = 'pending' AND due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())) AS due,
+    count(*) FILTER (WHERE status = 'claimed') AS claimed,
+    count(*) FILTER (WHERE status = 'running') AS running,
+    count(*) FILTER (WHERE status = 'dead_letter') AS dead_letter
+  FROM tasks GROUP BY queue
+)
+SELECT coalesce(q.name, c.queue), coalesce(q.paused, false), q.concurrency, coalesce(q.weight, 1),
+  coalesce(c.pending, 0), coalesce(c.due, 0), coalesce(c.claimed, 0), coalesce(c.running, 0), coalesce(c.dead_letter, 0)
+FROM queues q FULL JOIN counted c ON c.queue = q.name ORDER BY 1;
+
+-- name: set_queue
+INSERT INTO queues (name, paused, concurrency, weight)
+VALUES (:name, coalesce(CAST(:paused AS boolean), false), nullif(CAST(:concurrency AS integer), 0),
+        coalesce(CAST(:weight AS integer), 1))
+ON CONFLICT (name) DO UPDATE SET
+  paused = coalesce(CAST(:paused AS boolean), queues.paused),
+  concurrency = CASE WHEN CAST(:concurrency AS integer) IS NULL THEN queues.concurrency
+                     ELSE nullif(CAST(:concurrency AS integer), 0) END,
+  weight = coalesce(CAST(:weight AS integer), queues.weight);
+
+-- ---------------------------------------------------------------- migrations
+
+-- name: migrations_exist
+SELECT to_regclass('schema_migrations') IS NOT NULL;
+
+-- name: create_migrations
+CREATE TABLE IF NOT EXISTS schema_migrations (
+  version integer PRIMARY KEY,
+  name text NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- name: applied_migrations
+SELECT version FROM schema_migrations ORDER BY version;
+
+-- name: record_migration
+INSERT INTO schema_migrations (version, name) VALUES (:version, :name);
+
+-- name: lock_migrations
+-- Released by the end of the transaction, whatever ends it.
+SELECT pg_advisory_xact_lock(7306936220861447);
