@@ -86,7 +86,8 @@ class Doorbell:
                 return False
             self._waiting = True
         try:
-            self._check()
+            if not self._path.exists():
+                return self._gone()
             poll = select.poll()
             poll.register(self._socket, select.POLLIN)
             poll.register(self._end, select.POLLIN)
@@ -111,9 +112,11 @@ class Doorbell:
             else:
                 self._release()
 
-    def _check(self) -> None:
-        if not self._path.exists():
-            raise StoreUnavailable(f"the socket {self._path} was removed, so nobody can ring; make a new listener.")
+    def _gone(self) -> bool:
+        with self._mutex:
+            if self._closed:
+                return False
+        raise StoreUnavailable(f"the socket {self._path} was removed, so nobody can ring; make a new listener.")
 
     def _drain(self) -> bool:
         # One wake-up answers all rings so far: what they announced is already committed.

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from shiftboss.model import Claim, TaskState, TypeInfo
+from shiftboss.model import NULL, Claim, TaskState, TypeInfo
 from shiftboss.store.base import ClaimAsk, LaneAsk
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import to_text, to_unix, unix_to_text
@@ -105,7 +105,7 @@ def _claim(row: Candidate, info: TypeInfo, running: bool) -> Claim:
         enqueued_at=to_unix(row.enqueued_at),
         due_at=to_unix(row.due_at),
         tags=tags(row.tags),
-        meta=None if row.meta is None else msgspec.Raw(row.meta.encode()),
+        meta=NULL if row.meta is None else msgspec.Raw(row.meta.encode()),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from shiftboss.model import Ended, Lease, Progress, TaskState, Verdict
+from shiftboss.model import NULL, Ended, Lease, Progress, TaskState, Verdict
 from shiftboss.store.base import CounterDelta, Exchange, Exchanged
 from shiftboss.store.sqlite import settle
 from shiftboss.store.sqlite.claim import claim
@@ -60,7 +60,7 @@ def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: dateti
 
 def _end_one(connection: sqlite3.Connection, ended: Ended, now: datetime) -> tuple[Verdict, TaskState | None]:
     # Without its result, times and traceback a task can still end; a task that cannot would block its worker for ever.
-    for attempt in (ended, msgspec.structs.replace(ended, result=None, traceback=None, started_at=None, duration_s=0.0)):
+    for attempt in (ended, msgspec.structs.replace(ended, result=NULL, traceback=None, started_at=None, duration_s=0.0)):
         try:
             with savepoint(connection):
                 verdicts, states = _end(connection, [attempt], now)

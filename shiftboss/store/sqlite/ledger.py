@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from shiftboss.model import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, Ended, Outcome, TaskState
+from shiftboss.model import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, NULL, Ended, Outcome, TaskState
 from shiftboss.store.sqlite.settle import Held, Move
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import to_text, unix_to_text
@@ -115,7 +115,8 @@ def storable(text: str | None, max_chars: int = MAX_ERROR_CHARS) -> str | None:
 
 
 def _result(ended: Ended) -> str | None:
-    if ended.result is None or ended.outcome is not Outcome.SUCCESS:
+    # Most handlers return nothing: that takes no room, and no entry in the index of results to clear.
+    if ended.outcome is not Outcome.SUCCESS or ended.result == NULL:
         return None
     return bytes(_json_decoder.decode(ended.result)).decode()
 

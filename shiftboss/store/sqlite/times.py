@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
+_FULL_LENGTH: Final = 26  # as `to_text` writes it
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -27,12 +29,12 @@ def from_text_or_none(text: str | None) -> datetime | None:
 
 def to_unix(text: str) -> float:
     """A stored moment as Unix seconds."""
-    return from_text(text).timestamp()
+    return datetime.fromisoformat(f"{text}+00:00").timestamp() if len(text) == _FULL_LENGTH else from_text(text).timestamp()
 
 
 def unix_to_text(seconds: float) -> str:
     """Unix seconds as stored."""
-    return to_text(datetime.fromtimestamp(seconds, UTC))
+    return to_text(after(_EPOCH, seconds))
 
 
 def after(moment: datetime, seconds: float) -> datetime:
