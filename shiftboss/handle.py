@@ -152,6 +152,6 @@ class Handle(Generic[R_co]):
         return cast(R_co, task.codecs()[1].decode(view.result))
 
     def _nothing(self, view: TaskView, task: Task[..., Any] | None) -> R_co:
-        if task is not None and not task.codecs()[1].always_none:
+        if task is not None and not task.codecs()[1].allows_none():
             raise ResultExpired(f"task {self.id} completed at {view.finished_at}, but its result is past its retention and gone")
         return cast(R_co, None)

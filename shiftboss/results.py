@@ -29,9 +29,17 @@ class ResultCodec:
         """
         self._type_name = type_name
         self._kind = Any if annotation is inspect.Signature.empty else annotation
-        self.always_none = annotation is None or annotation is type(None)
+        self._always_none = annotation is None or annotation is type(None)
         self._hides_null = check_annotation(f"{type_name}: the return annotation", self._kind)
         self._decoder = msgspec.json.Decoder(self._kind)
+
+    def allows_none(self) -> bool:
+        """Whether the handler may return `None`, so that a missing result is not a lost one."""
+        try:
+            self._decoder.decode(NULL)
+        except msgspec.ValidationError:
+            return False
+        return True
 
     def encode(self, result: object) -> msgspec.Raw:
         """The result as JSON; `NULL` when the handler is annotated to return nothing.
@@ -39,7 +47,7 @@ class ResultCodec:
         Raises:
             ResultError: it cannot be stored, or does not fit the annotation.
         """
-        if result is None and self.always_none:
+        if result is None and self._always_none:
             return NULL
         try:
             raw = _encode(result)
