@@ -132,7 +132,7 @@ class TaskTester:
             ended, state = self._run(claim)
             outcomes[_count_of(ended, state)] += 1
             if raise_errors and ended.outcome is Outcome.FAILED:
-                raise TaskFailed(ended.task_id, str(state), ended.error, ended.traceback)
+                raise TaskFailed(ended.task_id, f"{state} after a failed attempt", ended.error, ended.traceback)
         return Drained(**outcomes)
 
     def run(self, task: BoundTask[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

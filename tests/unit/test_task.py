@@ -51,7 +51,8 @@ async def sync_account(attempt: Attempt, account: str) -> int:
 def claim_of(it: Task[..., Any], *args: Any, attempt: int = 1, max_attempts: int = 3, **kwargs: Any) -> Claim:
     return Claim(
         task_id="0190-1", fence=4, attempt=attempt, type=it.type, queue="default", priority=0,
-        args=it.prepare(*args, **kwargs).new.args, max_attempts=max_attempts, timeout_s=30.0, running=True, enqueued_at=1.0, due_at=1.0,
+        args=it.prepare(*args, **kwargs).new.args, max_attempts=max_attempts, timeout_s=30.0, running=True,
+        enqueued_at=1.0, due_at=1.0,
     )  # fmt: skip
 
 
@@ -153,7 +154,7 @@ def test_unknown_type_suggests_the_near_one() -> None:
 
 
 def test_annotations_behind_a_circular_import_are_resolved_at_first_use() -> None:
-    def late(who: Later) -> None: ...
+    def late(who: Later) -> None: ...  # noqa: F821
 
     it = task(late)
     with pytest.raises(TaskDefinitionError, match=r"'Later' is not defined.*TYPE_CHECKING"):
@@ -401,7 +402,14 @@ def test_something_cancelled_that_the_handler_awaited_is_its_own_failure() -> No
     assert run(awaits_cancelled).outcome is Outcome.FAILED
 
 
-@pytest.mark.parametrize(("asked", "outcome"), [(Outcome.CANCELLED, Outcome.CANCELLED), (Outcome.TIMEOUT, Outcome.TIMEOUT), (Outcome.INTERRUPTED, Outcome.SNOOZED)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "outcome"),
+    [
+        (Outcome.CANCELLED, Outcome.CANCELLED),
+        (Outcome.TIMEOUT, Outcome.TIMEOUT),
+        (Outcome.INTERRUPTED, Outcome.SNOOZED),
+    ],
+)
 def test_sync_handler_that_sees_stopping_ends_as_it_was_asked(asked: Outcome, outcome: Outcome) -> None:
     @task
     def polite(attempt: Attempt) -> None:
