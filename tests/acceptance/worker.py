@@ -145,7 +145,7 @@ class Worker:
 
     def left_over(self) -> list[int]:
         """Pids of this worker that live."""
-        return [pid for pid in (self.process.pid, *self.seen) if _is_running(pid)]
+        return [pid for pid in (self.process.pid, *self.seen) if is_running(pid)]
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = PATIENCE_S) -> int:
         """Stop it; returns the exit code, after making sure that nothing is left."""
@@ -184,7 +184,7 @@ def _command(pid: int) -> list[str]:
         return []
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
