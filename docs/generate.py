@@ -87,13 +87,12 @@ def commands_page() -> str:
 
 _EXIT_CODES: Final = (
     (str(exits.DONE), "done"),
-    (str(exits.NOTHING), "not found, or nothing changed"),
+    (str(exits.NOTHING), "not found, nothing changed, or nobody reads the output"),
     (str(exits.USAGE), "the command line is wrong, or a value on it"),
     (str(exits.BUG), "an unexpected error; of `start`: gave up restarting"),
     (str(exits.NO_DATABASE), "the database cannot be reached, or is of no use as it is"),
     (str(exits.BAD_CONFIGURATION), "the settings are wrong"),
     (str(exits.INTERRUPTED), "Ctrl-C"),
-    (str(exits.PIPE_CLOSED), "nobody read the output"),
 )
 
 

@@ -7,13 +7,12 @@ from typing import Final
 from shiftboss.errors import ConfigError, ShiftbossError, StoreError, TaskNotFound
 
 DONE: Final = 0
-NOTHING: Final = 1  # not found, or nothing changed
+NOTHING: Final = 1  # not found, nothing changed, or nobody reads the output
 USAGE: Final = 64
 BUG: Final = 70
 NO_DATABASE: Final = 75
 BAD_CONFIGURATION: Final = 78
 INTERRUPTED: Final = 130
-PIPE_CLOSED: Final = 141
 
 # The first that fits; any other error of ours is about what stood on the command line.
 _CODES: Final[tuple[tuple[type[ShiftbossError], int], ...]] = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +10,7 @@ from typing import Final
 import typer
 
 from shiftboss.cli import config, db, enqueue, queues, start, status, tasks
-from shiftboss.cli.exits import BUG, INTERRUPTED, PIPE_CLOSED, USAGE, exit_code_of
+from shiftboss.cli.exits import BUG, INTERRUPTED, USAGE, exit_code_of
 from shiftboss.errors import ShiftbossError
 
 # BadParameter is what typer exports of click's errors; its bases have lived in two places.
@@ -42,13 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line, by default this process's. Returns the exit code; prints errors to standard error."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="shiftboss", standalone_mode=False)
-        sys.stdout.flush()
-    except SystemExit as end:  # from shell completion
+    except SystemExit as end:  # shell completion has answered, or nobody reads what is printed (`| head`)
         return end.code if isinstance(end.code, int) else 0
-    except BrokenPipeError:
-        # Nobody reads the rest (`| head`); nor may Python complain about that when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE_CLOSED
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001  the one place that turns any error into a message and a code

@@ -343,6 +343,26 @@ def test_version(cli: Cli) -> None:
     assert cli("version", "--json").data["version"]
 
 
+# ---- on PostgreSQL
+
+
+def test_the_same_commands_work_on_postgresql(cli: Cli, pg_empty_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", pg_empty_database)
+    refused = cli("enqueue", "t")
+    assert (refused.code, "shiftboss db migrate" in refused.err) == (75, True)
+    assert cli("db", "check").code == 1
+    assert cli("db", "migrate").code == 0
+    assert cli("db", "check").code == 0
+    task_id = cli("enqueue", "t", "a=1", "--queue", "mail").out.strip()
+    assert cli("tasks", "show", task_id, "--json").data["args"] == {"a": 1}
+    assert cli("queues", "pause", "mail").code == 0
+    assert cli("status", "--json").data["tasks"] == [{"type": "t", "status": "pending", "count": 1}]
+    assert cli("tasks", "cancel", task_id).code == 0
+    assert cli("tasks", "retry", "--status", "cancelled", "--yes").code == 0
+    assert cli("tasks", "delete", task_id).code == 0
+    assert cli("tasks", "show", task_id).code == 1
+
+
 # ---- as a process
 
 
