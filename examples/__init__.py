@@ -1,0 +1,1 @@
+"""Small real applications; the documentation and the acceptance tests run them."""
