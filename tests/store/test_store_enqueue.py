@@ -5,10 +5,11 @@ from __future__ import annotations
 from threading import Barrier, Thread
 
 import pytest
-from store_harness import World, by_id, ended, finish_one, new, put, take, take_one, view
+from store_harness import World, by_id, ended, finish_one, lease, new, put, take, take_one, view
 
+from shiftboss.errors import StoreError
 from shiftboss.model import Outcome, TaskState
-from shiftboss.store.base import Store
+from shiftboss.store.base import Exchange, Store
 
 
 def test_many_are_stored_in_one_call_and_answered_in_their_order(store: Store) -> None:
@@ -28,13 +29,15 @@ def test_a_task_enqueued_again_under_its_id_is_stored_once(store: Store) -> None
 
 def test_a_unique_key_gives_the_existing_task_while_it_is_unfinished(store: Store) -> None:
     first = put(store, unique_key="user:42")
-    for step in (None, lambda: take_one(store, running=0)):
-        if step:
-            step()
-        (again,) = store.enqueue([new(unique_key="user:42")])
-        assert (again.id, again.existing) == (first, True)
-    (claim,) = [owned for owned in store.owned("w1")]
-    finish_one(store, ended(claim))  # type: ignore[arg-type]
+    (again,) = store.enqueue([new(unique_key="user:42")])
+    assert (again.id, again.existing) == (first, True)
+    claim = take_one(store, running=0)
+    (again,) = store.enqueue([new(unique_key="user:42")])
+    assert (again.id, again.existing) == (first, True)
+    store.exchange(Exchange(worker_id="w1", starts=[lease(claim)]))
+    (again,) = store.enqueue([new(unique_key="user:42")])
+    assert (again.id, again.existing) == (first, True)
+    finish_one(store, ended(claim))
     (fresh,) = store.enqueue([new(unique_key="user:42")])
     assert not fresh.existing
     assert fresh.id != first
@@ -123,8 +126,6 @@ def test_retry_leaves_alone_what_has_lost_its_key(store: Store) -> None:
 
 
 def test_a_bad_value_is_refused_whole_and_says_so(store: Store) -> None:
-    from shiftboss.errors import StoreError
-
     good = new()
     with pytest.raises(StoreError):
         store.enqueue([good, new(priority=101)])

@@ -5,10 +5,24 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from store_harness import World, by_id, ended, finish_one, info, lead, put, raw_json, take, take_one, view, worker
+from store_harness import (
+    World,
+    by_id,
+    ended,
+    finish_one,
+    info,
+    lead,
+    put,
+    put_into_history,
+    raw_json,
+    take,
+    take_one,
+    view,
+    worker,
+)
 
 from shiftboss.lease import LeaderLease
-from shiftboss.model import MAX_REFUNDS, Outcome, TaskState, Verdict
+from shiftboss.model import MAX_REFUNDS, Lease, Outcome, TaskState
 from shiftboss.store.base import CounterDelta, Exchange, Retention, Store
 
 KEEP = Retention()
@@ -200,11 +214,7 @@ def test_a_row_that_cannot_be_recovered_stops_no_other(world: World) -> None:
         "INSERT INTO task_attempts (task_id, fence, attempt, outcome, ended_at) "
         f"SELECT id, fence, 1, 'failed', updated_at FROM tasks WHERE id = '{ids[1]}'"
     )
-    world.raw(
-        "INSERT INTO task_history (id, type, queue, status, priority, args, attempts, fence, enqueued_at, run_at, finished_at, updated_at) "
-        "SELECT id, type, queue, 'completed', priority, args, attempts, fence, enqueued_at, run_at, updated_at, updated_at "
-        f"FROM tasks WHERE id = '{ids[3]}'"
-    )
+    put_into_history(world.raw, ids[3], "completed")
     world.raw(f"UPDATE tasks SET cancel_requested = {'1' if world.backend == 'sqlite' else 'true'} WHERE id = '{ids[3]}'")
     store.recover(lead(store))
     good = [ids[0], ids[1], ids[2], ids[4]]
@@ -285,17 +295,38 @@ def test_counts_are_exact_however_tasks_come_and_go(world: World) -> None:
     assert store.counts().pending == {}
 
 
-def test_counters_are_stored_with_what_they_count(store: Store) -> None:
-    labels = '{"type":"mail:send"}'
-    put(store)
-    claim = take_one(store)
-    delta = CounterDelta(name="tasks_completed_total", labels=labels, value=1.0)
-    answer = store.exchange(Exchange(worker_id="w1", ended=[ended(claim)], counters=[delta, delta]))
-    assert answer.verdicts == [Verdict.APPLIED]
+def _counters(store: Store, worker_id: str) -> dict[tuple[str, str], float]:
+    return {(delta.name, delta.labels): delta.value for delta in store.counters(worker_id)}
+
+
+def test_counters_add_up_for_each_worker(store: Store) -> None:
+    delta = CounterDelta(name="claims", labels='{"type":"mail:send"}', value=1.0)
+    store.exchange(Exchange(worker_id="w1", counters=[delta, delta]))
     store.exchange(Exchange(worker_id="w1", counters=[CounterDelta(name="a", labels="{}", value=0.5)]))
     store.exchange(Exchange(worker_id="w2", counters=[delta]))
     assert store.counters("w1") == [
         CounterDelta(name="a", labels="{}", value=0.5),
-        CounterDelta(name="tasks_completed_total", labels=labels, value=2.0),
+        CounterDelta(name="claims", labels='{"type":"mail:send"}', value=2.0),
     ]
     assert store.counters("nobody") == []
+
+
+def test_outcomes_are_counted_once_with_the_row_they_count(store: Store) -> None:
+    for _ in range(4):
+        put(store, max_attempts=2)
+    good, again, bad, fenced = take(store)
+    batch = [
+        ended(good, duration_s=0.3),
+        ended(again, Outcome.FAILED, retry_in_s=0.0, duration_s=2.0),
+        ended(bad, Outcome.TIMEOUT, duration_s=float("nan")),
+        ended(Lease(fenced.task_id, fenced.fence + 1)),
+        ended(good, duration_s=0.3),
+    ]
+    for _ in range(2):  # the second time all of it is a resend
+        store.exchange(Exchange(worker_id="w1", ended=batch))
+    counted = _counters(store, "w1")
+    assert counted["tasks_completed_total", '{"status":"success","type":"mail:send"}'] == 1.0
+    assert counted["tasks_completed_total", '{"status":"failed","type":"mail:send"}'] == 2.0
+    assert counted["tasks_dead_letter_total", '{"type":"mail:send"}'] == 1.0
+    assert counted["task_retries_total", '{"attempt":"1","type":"mail:send"}'] == 1.0
+    assert counted["task_duration_seconds_sum", '{"type":"mail:send"}'] == pytest.approx(2.3)

@@ -212,7 +212,7 @@ def test_past_the_cap_an_attempt_stays_charged(world: World, outcome: Outcome, r
         assert finish_one(world.store, end) == (APPLIED, expected)
     found = view(world.store, task_id)
     assert found.attempts == 2
-    assert "refund" in (found.last_error or "")
+    assert str(MAX_REFUNDS) in (found.last_error or "")  # and it says why
 
 
 def test_snoozing_for_ever_ends(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -12,6 +13,7 @@ import msgspec
 
 from shiftboss.model import NULL, Ended, Lease, Progress, TaskState, Verdict
 from shiftboss.store.base import CounterDelta, Exchange, Exchanged
+from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.sqlite import settle
 from shiftboss.store.sqlite.claim import claim
 from shiftboss.store.sqlite.database import Database, savepoint
@@ -38,7 +40,7 @@ def exchange(database: Database, request: Exchange, now: datetime) -> Exchanged:
 
 
 def _apply(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
-    verdicts, states = _end(connection, request.ended, now)
+    verdicts, states = _end(connection, request.worker_id, request.ended, now)
     _start(connection, request.starts, now)
     _release(connection, request.releases, now)
     _note_progress(connection, request.progress)
@@ -49,7 +51,7 @@ def _apply(connection: sqlite3.Connection, request: Exchange, now: datetime) -> 
 
 def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
     # Something in the batch cannot be stored: find it by storing each row under a savepoint of its own.
-    results = [_end_one(connection, ended, now) for ended in request.ended]
+    results = [_end_one(connection, request.worker_id, ended, now) for ended in request.ended]
     _each(connection, request.starts, lambda lease: _start(connection, [lease], now))
     _each(connection, request.releases, lambda lease: _release(connection, [lease], now))
     _each(connection, request.progress, lambda progress: _note_progress(connection, [progress]))
@@ -58,12 +60,12 @@ def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: dateti
     return Exchanged(verdicts=[verdict for verdict, _ in results], states=[state for _, state in results], claims=claims)
 
 
-def _end_one(connection: sqlite3.Connection, ended: Ended, now: datetime) -> tuple[Verdict, TaskState | None]:
+def _end_one(connection: sqlite3.Connection, worker_id: str, ended: Ended, now: datetime) -> tuple[Verdict, TaskState | None]:
     # Without its result, times and traceback a task can still end; a task that cannot would block its worker for ever.
     for attempt in (ended, msgspec.structs.replace(ended, result=NULL, traceback=None, started_at=None, duration_s=0.0)):
         try:
             with savepoint(connection):
-                verdicts, states = _end(connection, [attempt], now)
+                verdicts, states = _end(connection, worker_id, [attempt], now)
                 return verdicts[0], states[0]
         except DATA_ERRORS as error:
             _log.warning(
@@ -81,12 +83,15 @@ def _each(connection: sqlite3.Connection, items: Iterable[_Item], act: Callable[
             _log.warning("dropped %r, which cannot be stored: %s", item, error)
 
 
-def _end(connection: sqlite3.Connection, batch: Sequence[Ended], now: datetime) -> tuple[list[Verdict], list[TaskState | None]]:
+def _end(
+    connection: sqlite3.Connection, worker_id: str, batch: Sequence[Ended], now: datetime
+) -> tuple[list[Verdict], list[TaskState | None]]:
     if not batch:
         return [], []
     held = held_rows(connection, [ended.task_id for ended in batch])
-    verdicts, states = [Verdict.FENCED] * len(batch), [None] * len(batch)  # type: list[Verdict], list[TaskState | None]
-    ledger = Ledger(now)
+    verdicts = [Verdict.FENCED] * len(batch)
+    states: list[TaskState | None] = [None] * len(batch)
+    ledger, applied = Ledger(now), []
     for index, ended in enumerate(batch):
         row = held.get(ended.task_id)
         if row is not None and row.fence == ended.fence:
@@ -95,14 +100,19 @@ def _end(connection: sqlite3.Connection, batch: Sequence[Ended], now: datetime) 
             move = settle.end(row, fit, now)
             ledger.ended(row, move, fit)
             verdicts[index], states[index] = Verdict.APPLIED, move.state
+            applied.append(Applied(row.type, row.charged, fit.outcome, move.state, fit.duration_s))
     ledger.write(connection)
+    _count(connection, worker_id, outcome_counters(applied))
     _tell_resends(connection, batch, verdicts)
     return verdicts, states
 
 
 def _fit(ended: Ended) -> Ended:
     error = storable(ended.error)
-    return ended if error is ended.error else msgspec.structs.replace(ended, error=error)
+    if error is ended.error and 0.0 <= ended.duration_s < math.inf:
+        return ended
+    duration_s = ended.duration_s if 0.0 <= ended.duration_s < math.inf else 0.0  # a sum never recovers from an infinity
+    return msgspec.structs.replace(ended, error=error, duration_s=duration_s)
 
 
 def _tell_resends(connection: sqlite3.Connection, batch: Sequence[Ended], verdicts: list[Verdict]) -> None:

@@ -291,7 +291,7 @@ SELECT id FROM tasks WHERE status = 'dead_letter' AND updated_at < :before ORDER
 -- name: clear_results
 UPDATE task_history SET result = NULL
 WHERE id IN (
-    SELECT id FROM task_history
+    SELECT id FROM task_history INDEXED BY idx_history_results
     WHERE result IS NOT NULL AND status = 'completed' AND finished_at < :before ORDER BY finished_at LIMIT :limit
 );
 

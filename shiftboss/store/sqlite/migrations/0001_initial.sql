@@ -32,10 +32,11 @@ CREATE TABLE tasks (
     CHECK (attempts >= 0 AND attempts <= coalesce(max_attempts, attempts))
 ) STRICT, WITHOUT ROWID;
 
--- The type rides along so that claims, gauges and the search for unknown types never open a row they do not take.
-CREATE INDEX idx_tasks_claimable ON tasks (queue, priority DESC, due_at, id, type) WHERE status = 'pending';
+-- Type and status ride along so that lanes, gauges and the search for unknown types never open a row: SQLite does not
+-- conclude the status from the condition.
+CREATE INDEX idx_tasks_claimable ON tasks (queue, priority DESC, due_at, id, type, status) WHERE status = 'pending';
 CREATE INDEX idx_tasks_live ON tasks (worker_id) WHERE status IN ('claimed', 'running');
-CREATE INDEX idx_tasks_dead ON tasks (updated_at, type) WHERE status = 'dead_letter';
+CREATE INDEX idx_tasks_dead ON tasks (updated_at, type, status) WHERE status = 'dead_letter';
 CREATE UNIQUE INDEX idx_tasks_unique ON tasks (unique_key)
 WHERE unique_key IS NOT NULL AND status IN ('pending', 'claimed', 'running');
 
