@@ -13,6 +13,7 @@ import typer
 from shiftboss.logs.formats import escape
 
 _GAP: Final = "  "
+_WIDEST: Final = 10_000
 
 
 def print_json(data: object) -> None:
@@ -73,7 +74,10 @@ def _print_framed(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    # A line that is too long is wrapped by the terminal, and an id in it can still be copied in one piece.
+    console = Console()
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=_WIDEST)).maximum)
+    console.print(table)
