@@ -155,7 +155,11 @@ def _through_psycopg(connection: Any, tasks: Sequence[NewTask], now: datetime | 
     def execute(sql: str, parameters: dict[str, Any]) -> Sequence[Any]:
         # Cursor and row factories of the caller are not asked.
         with psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row) as cursor:
-            cursor.execute(psycopg_sql(sql), parameters)
+            if connection.pgconn.pipeline_status:
+                with connection.pipeline():  # inside the caller's: at its end the result is here
+                    cursor.execute(psycopg_sql(sql), parameters)
+            else:
+                cursor.execute(psycopg_sql(sql), parameters)
             rows: Sequence[Any] = cursor.fetchall() if cursor.description else []
             return rows
 
@@ -171,7 +175,11 @@ async def _through_async_psycopg(connection: Any, tasks: Sequence[NewTask], now:
 
     async def execute(sql: str, parameters: dict[str, Any]) -> Sequence[Any]:
         async with psycopg.AsyncCursor(connection, row_factory=psycopg.rows.tuple_row) as cursor:
-            await cursor.execute(psycopg_sql(sql), parameters)
+            if connection.pgconn.pipeline_status:
+                async with connection.pipeline():
+                    await cursor.execute(psycopg_sql(sql), parameters)
+            else:
+                await cursor.execute(psycopg_sql(sql), parameters)
             rows: Sequence[Any] = await cursor.fetchall() if cursor.description else []
             return rows
 
