@@ -12,9 +12,16 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
+import shiftboss
+
 HERE = Path(__file__).parent
 CHILD = str(HERE / "child_script.py")
 SERVICE = str(HERE / "service_script.py")
+# Without site: its hooks cost more than all else that these short-lived processes do.
+PYTHON = [sys.executable, "-S"]
+PYTHON_PATH = os.pathsep.join(str(Path(module.__file__ or "").parents[1]) for module in (shiftboss, msgspec))
 PATIENCE_S = 15.0
 
 Line = dict[str, Any]
@@ -22,7 +29,7 @@ Line = dict[str, Any]
 
 def child(name: str, *options: str, **spec: Any) -> dict[str, Any]:
     """A spec of the test child with the options of child_script.py."""
-    return {"name": name, "argv": [sys.executable, CHILD, *options], **spec}
+    return {"name": name, "argv": [*PYTHON, CHILD, *options], **spec}
 
 
 class Service:
@@ -35,8 +42,8 @@ class Service:
         self._news = threading.Condition()
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, SERVICE, json.dumps(specs), json.dumps(settings)],
-            env={**os.environ, **(env or {})},
+            [*PYTHON, SERVICE, json.dumps(specs), json.dumps(settings)],
+            env={**os.environ, "PYTHONPATH": PYTHON_PATH, **(env or {})},
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",

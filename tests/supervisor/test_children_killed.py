@@ -94,7 +94,9 @@ def test_three_boot_failures_of_a_group_that_never_was_ready_end_the_service_wit
 
 
 def test_boot_failures_after_the_service_was_ready_are_retried() -> None:
-    with Service(child("claimer", "--boot", "exit:78", "--boot-from", "2", "--boot-until", "5")) as service:
+    with Service(
+        child("claimer", "--boot", "exit:78", "--boot-from", "2", "--boot-until", "5"), restart_backoff_s=0.01
+    ) as service:
         service.wait_ready()
         service.kill("claimer")
         service.wait_for(event="actor.ready", actor="claimer", incarnation=6)
@@ -146,29 +148,29 @@ def test_a_busy_child_without_ping_is_left_alone() -> None:
 
 
 def test_a_late_supervisor_blames_nobody() -> None:
-    with Service(child("claimer"), ping_interval_s=0.1, ping_timeout_s=0.5) as service:
-        service.wait_ready()
-        service.kill("claimer", number=signal.SIGSTOP)
+    with Service(child("claimer", "--mute"), ping_interval_s=0.1, ping_timeout_s=1.0) as service:
+        service.wait_for(said="ping")
         service.send(signal.SIGSTOP)
         with pytest.raises(AssertionError):
-            service.wait_for(event="actor.hung", timeout_s=2.0)
-        service.kill("claimer", number=signal.SIGCONT)
+            service.wait_for(event="actor.hung", timeout_s=2.3)  # far past the ping's limit
         service.send(signal.SIGCONT)
+        service.send(signal.SIGUSR1)
+        service.wait_for(event="actor.state")
         assert service.stop() == 0
         assert not service.seen(event="actor.hung")
 
 
 def test_a_child_that_closes_its_control_link_and_lives_on_is_killed() -> None:
-    with Service(child("claimer", "--hang-up"), max_restarts=1) as service:
-        assert service.wait_for(event="actor.crashed", actor="claimer")["reason"] == "closed its control link"
-        assert service.stop() == 0
+    with Service(child("claimer", "--hang-up"), max_restarts=0) as service:
+        assert service.wait_exit() == 70
+        assert service.seen(event="actor.crashed", actor="claimer", reason="closed its control link", signal="SIGKILL")
 
 
 def test_a_child_that_talks_nonsense_is_killed() -> None:
-    with Service(child("claimer", "--nonsense"), max_restarts=1) as service:
-        crash = service.wait_for(event="actor.crashed", actor="claimer")
+    with Service(child("claimer", "--nonsense"), max_restarts=0) as service:
+        assert service.wait_exit() == 70
+        (crash,) = service.seen(event="actor.crashed", actor="claimer")
         assert crash["reason"].startswith("control link broken")
-        assert service.stop() == 0
 
 
 def test_grandchildren_go_with_their_child() -> None:
@@ -195,6 +197,13 @@ def test_replace_kills_the_peer_at_once_and_costs_no_restart() -> None:
         assert (died["peer"], died["peer_incarnation"], died["reason"], died["signal"]) == ("executor", 1, "timeout", "SIGKILL")
         service.wait_for(event="actor.ready", actor="executor", incarnation=2)
         assert service.stop() == 0
+
+
+def test_only_a_linked_peer_may_ask_for_a_replacement() -> None:
+    with Service(child("executor"), child("gateway", "--meddle", "executor")) as service:
+        service.wait_for(event="actor.state", level="WARNING", actor="gateway")
+        assert service.stop() == 0
+        assert len(service.seen(event="actor.starting", actor="executor")) == 1
 
 
 def test_two_hundred_restarts_cost_no_descriptor() -> None:
