@@ -1,0 +1,40 @@
+-- What the bench asks a PostgreSQL server, and the bare statements that it compares with.
+
+-- name: is_there
+SELECT EXISTS (SELECT 1 FROM tasks WHERE id = %(id)s::uuid);
+
+-- name: any_left
+SELECT EXISTS (SELECT 1 FROM tasks);
+
+-- name: span
+-- When the first of these tasks was started and the last one stored.
+SELECT count(*), min(started_at), max(finished_at) FROM task_history WHERE id BETWEEN %(first)s::uuid AND %(last)s::uuid;
+
+-- name: bare_insert
+INSERT INTO tasks (id, type) VALUES (%(id)s, 'bench:bare');
+
+-- name: bare_copy
+COPY tasks (id, type) FROM STDIN
+
+-- name: clients
+-- Who is connected to this database, but for whoever asks.
+SELECT pid, application_name FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend';
+
+-- name: transactions
+SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database();
+
+-- name: create_echo
+CREATE TABLE bench_echo (n bigint);
+
+-- name: write_echo
+INSERT INTO bench_echo (n) VALUES (%(n)s);
+
+-- name: ring_echo
+SELECT pg_notify('bench_echo', '');
+
+-- name: listen_echo
+LISTEN bench_echo;
+
+-- name: read_echo
+SELECT max(n) FROM bench_echo;

@@ -1,0 +1,78 @@
+"""What /proc says about processes: CPU time by role, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_MODULE: Final = "shiftboss.actors.process"
+
+
+def cpu_s(pid: int, *, with_reaped: bool = False) -> float:
+    """User and system time of a process so far, in seconds (to 10 ms); 0 when it is gone.
+
+    `with_reaped` adds that of its children that have ended: the short-lived ones of a database server.
+    """
+    fields = _stat(pid)
+    ticks = fields[11:15] if with_reaped else fields[11:13]
+    return sum(map(int, ticks)) / _TICKS_PER_S
+
+
+def pss_kib(pid: int) -> int:
+    """Memory of a process, with what it shares divided by those who share it; 0 when it is gone."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+def children(pid: int) -> list[int]:
+    """Its direct children, by asking every process for its parent."""
+    everyone = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [one for one in everyone if (fields := _stat(one)) and int(fields[1]) == pid]
+
+
+def roles(supervisor_pid: int) -> dict[int, str]:
+    """The processes of a service: pid -> role."""
+    return {supervisor_pid: "supervisor", **{pid: role_of(_command(pid)) for pid in children(supervisor_pid)}}
+
+
+def role_of(command: Iterable[str]) -> str:
+    """The role in a child's command line; `other` when it is none of ours."""
+    words = list(command)
+    at = words.index(_MODULE) + 1 if _MODULE in words else len(words)
+    return words[at] if at < len(words) else "other"
+
+
+def cpu_by_role(processes: Mapping[int, str]) -> dict[str, float]:
+    """Role -> CPU seconds so far of all its processes. The role `postmaster` counts for its ended children too."""
+    totals: dict[str, float] = {}
+    for pid, role in processes.items():
+        totals[role] = totals.get(role, 0.0) + cpu_s(pid, with_reaped=role == "postmaster")
+    return totals
+
+
+def machine_cpu_s() -> float:
+    """CPU seconds that all processes of the machine have used so far, time stolen by its host included."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields after the name (which may hold spaces): [0] state, [1] parent, [11:15] utime, stime, cutime, cstime."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
