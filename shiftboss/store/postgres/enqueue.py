@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from shiftboss.errors import StoreError
+from shiftboss.errors import StoreUnavailable
 from shiftboss.model import Enqueued, NewTask
 from shiftboss.store.postgres.sqltext import named_queries, psycopg_sql
 
@@ -49,22 +49,29 @@ def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None) -> _Plan
     """
     done: dict[str, Enqueued] = {}
     left = {task.id: task for task in tasks}
-    if len(left) != len(tasks):
-        raise StoreError("two tasks with one id in a batch: ids must be new, see shiftboss.model.new_task_id")
     for _ in range(_MAX_ROUNDS):
         if not left:
-            return [done[task.id] for task in tasks]
-        stored = yield named_queries()["enqueue"], {"rows": rows_json(left.values(), now)}
-        for row in stored:
+            return _in_order(tasks, done)
+        for row in (yield named_queries()["enqueue"], {"rows": rows_json(left.values(), now)}):
             done[row[0]] = Enqueued(id=row[0])
-            del left[row[0]]
+            left.pop(row[0], None)
         if left:
-            found = yield named_queries()["find_existing"], {"rows": rows_json(left.values(), now)}
-            for task_id, existing_id in found:
+            for task_id, existing_id in (yield named_queries()["find_existing"], {"rows": rows_json(left.values(), now)}):
                 if existing_id is not None:
                     done[task_id] = Enqueued(id=existing_id, existing=True)
-                    del left[task_id]
-    raise StoreError(f"unique key {next(iter(left.values())).unique_key!r}: its task kept ending and coming back; try again")
+                    left.pop(task_id, None)
+    raise StoreUnavailable(f"unique key {next(iter(left.values())).unique_key!r} kept changing hands while enqueueing: try again")
+
+
+def _in_order(tasks: Sequence[NewTask], done: dict[str, Enqueued]) -> list[Enqueued]:
+    """The answers; the same id a second time in a batch is there already."""
+    told: set[str] = set()
+    answers = []
+    for task in tasks:
+        answer = done[task.id]
+        answers.append(Enqueued(id=answer.id, existing=True) if task.id in told else answer)
+        told.add(task.id)
+    return answers
 
 
 def rows_json(tasks: Iterable[NewTask], now: datetime | None) -> str:
@@ -103,7 +110,7 @@ def enqueue_in(
             `None`: found out by trying.
 
     Raises:
-        StoreError: two tasks with one id. The driver's own errors pass through.
+        StoreUnavailable: a unique key kept changing hands. The driver's own errors pass through.
     """
     if not _savepoint(execute, in_transaction):
         return _follow(plan_enqueue(tasks, now), execute)

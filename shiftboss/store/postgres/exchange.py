@@ -7,6 +7,7 @@ values of one row are refused, the same is done again row by row, each in a save
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 Key: TypeAlias = tuple[str, int]
 Statement: TypeAlias = tuple[str, Params]
 _MAX_DEADLOCKS: Final = 3
+_LATEST_S: Final = 1e11  # the year 5138
 _UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
@@ -138,7 +140,7 @@ def _applied(ended: Iterable[Ended], answers: Iterable[Row]) -> dict[Key, Applie
     for task_id, fence, type_, attempt, *status in answers:
         item = told[task_id, fence]
         state = TaskState(status[0]) if status else TaskState.COMPLETED
-        applied[task_id, fence] = Applied(type_, attempt, item.outcome, state, item.duration_s)
+        applied[task_id, fence] = Applied(type_, attempt, item.outcome, state, _duration(item))
     return applied
 
 
@@ -239,9 +241,9 @@ def is_uuid(text: str) -> bool:
 def complete_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
     return {
         **_key_params([(item.task_id, item.fence) for item in ended]),
-        "results": text_array(None if item.result == NULL else bytes(item.result).decode() for item in ended),
-        "starts": plain_array(item.started_at for item in ended),
-        "durations": plain_array(item.duration_s for item in ended),
+        "results": text_array(None if item.result == NULL else _text(item.result) for item in ended),
+        "starts": plain_array(_moment(item.started_at) for item in ended),
+        "durations": plain_array(_duration(item) for item in ended),
         "slot": worker_id,
         "now": now,
     }
@@ -254,8 +256,8 @@ def end_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> 
         "errors": text_array(storable(item.error, MAX_ERROR_CHARS) for item in ended),
         "tracebacks": text_array(storable(item.traceback, MAX_TRACEBACK_CHARS) for item in ended),
         "retries": plain_array(item.retry_in_s for item in ended),
-        "starts": plain_array(item.started_at for item in ended),
-        "durations": plain_array(item.duration_s for item in ended),
+        "starts": plain_array(_moment(item.started_at) for item in ended),
+        "durations": plain_array(_duration(item) for item in ended),
         **_end_constants(worker_id, now),
     }
 
@@ -269,6 +271,20 @@ def pseudo_end_params(slot: str, outcome: str, keys: Sequence[Key], now: datetim
         **dict.fromkeys(("errors", "tracebacks", "retries", "starts", "durations"), nothing),
         **_end_constants(slot, now),
     }
+
+
+def _text(json: msgspec.Raw) -> str:
+    """What is not UTF-8 becomes lone surrogates, which psycopg refuses: the row then goes its own way."""
+    return bytes(json).decode("utf-8", "surrogateescape")
+
+
+def _moment(unix_s: float | None) -> float | None:
+    """A worker's clock may say anything; only what a timestamp can hold is worth keeping."""
+    return unix_s if unix_s is not None and 0 <= unix_s < _LATEST_S else None
+
+
+def _duration(item: Ended) -> float:
+    return item.duration_s if math.isfinite(item.duration_s) else 0.0
 
 
 def _end_constants(slot: str, now: datetime | None) -> dict[str, Any]:

@@ -28,8 +28,10 @@ SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp());
 -- ---------------------------------------------------------------- producers
 
 -- name: enqueue
--- One parameter: a JSON array of rows. What comes back was stored; the rest met an unfinished task with its unique key (or
--- its own id). Rings only when a claimer has said that it sleeps: a NOTIFY takes a database-wide lock at commit.
+-- One parameter: a JSON array of rows. What comes back was stored; the rest met an unfinished task with its unique key, or
+-- themselves: the same batch is sent again when the answer to the first was lost. A task of that id that has ended since is
+-- looked for from the moment that its id (a UUID version 7) was made, less a day for clocks, so in few partitions.
+-- Rings only when a claimer has said that it sleeps: a NOTIFY takes a database-wide lock at commit.
 WITH given AS (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS g(
     id uuid, type text, queue text, priority smallint, args json, max_attempts integer, timeout_s double precision,
@@ -42,6 +44,11 @@ WITH given AS (
          coalesce(coalesce(at, statement_timestamp()) + make_interval(secs => delay_s), run_at, at, statement_timestamp()),
          coalesce(at, statement_timestamp())
   FROM given
+  WHERE NOT EXISTS (
+    SELECT 1 FROM task_history h WHERE h.id = given.id
+      AND h.finished_at >= to_timestamp(
+            CAST(CAST('x' || left(replace(CAST(given.id AS text), '-', ''), 12) AS bit(48)) AS bigint) / 1000.0 - 86400)
+      AND h.finished_at < coalesce(at, statement_timestamp()) + interval '1 day')
   ON CONFLICT DO NOTHING
   RETURNING id, run_at > enqueued_at AS later
 ), rung AS MATERIALIZED (
@@ -53,7 +60,7 @@ WITH given AS (
 SELECT CAST(stored.id AS text) FROM stored LEFT JOIN rung ON true;
 
 -- name: find_existing
-SELECT CAST(g.id AS text), CAST(coalesce(k.id, t.id) AS text)
+SELECT CAST(g.id AS text), CAST(coalesce(t.id, k.id, (SELECT h.id FROM task_history h WHERE h.id = g.id LIMIT 1)) AS text)
 FROM json_to_recordset(CAST(:rows AS json)) AS g(id uuid, unique_key text)
 LEFT JOIN tasks k ON k.unique_key = g.unique_key AND k.status IN ('pending', 'claimed', 'running')
 LEFT JOIN tasks t ON t.id = g.id;
@@ -213,6 +220,7 @@ WITH given AS (
          coalesce(to_timestamp(told_started_at), started_at), coalesce(CAST(:now AS timestamptz), statement_timestamp()),
          duration_s, coalesce(CAST(:now AS timestamptz), statement_timestamp())
   FROM gone
+  ON CONFLICT DO NOTHING -- only after a row was put there by hand; the first end stands
 ), counted AS (
   INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
   ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
@@ -255,11 +263,12 @@ WITH given AS (
   SELECT weighed.*,
     CASE WHEN outcome = 'cancelled' OR (back AND cancel_requested) THEN 'cancelled'
          WHEN back THEN 'pending' ELSE 'dead_letter' END AS status,
-    coalesce(error, CASE WHEN outcome = 'lost' AND NOT refund
-                         THEN 'lost: worker ' || worker_id || ' is gone, the attempt may have run in part'
-                         WHEN outcome IN ('interrupted', 'snoozed', 'released') AND NOT back THEN outcome END)
-      || CASE WHEN outcome IN ('interrupted', 'snoozed', 'released') AND NOT back
-              THEN ' (no attempts left: ' || refunds || ' were given back before, the most that a task gets)' ELSE '' END
+    CASE WHEN free OR refund THEN error
+         WHEN outcome = 'lost' THEN coalesce(error, 'worker ' || worker_id || ' is gone; attempt ' || attempt || ' of '
+           || max_attempts || ' was lost')
+         WHEN outcome IN ('interrupted', 'snoozed', 'released') THEN coalesce(error || ' (' || outcome, '(' || outcome) || ': its '
+           || refunds || ' refunds are used up, so this attempt counts' || CASE WHEN back THEN ')' ELSE ' and was the last one)' END
+         ELSE coalesce(error, outcome) END
       AS told,
     coalesce(CAST(:now AS timestamptz), statement_timestamp()) AS at,
     coalesce(to_timestamp(told_started_at), stored_started_at) AS started_at
@@ -276,6 +285,7 @@ WITH given AS (
          CASE WHEN outcome NOT IN ('lost', 'released') THEN worker_id END, unique_key,
          timeout_s, tags, meta, coalesce(told, last_error), enqueued_at, run_at, run_started_at, at, duration_s, at
   FROM gone
+  ON CONFLICT DO NOTHING
 ), counted AS (
   INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
   ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
@@ -611,6 +621,7 @@ WITH held AS MATERIALIZED (
          last_error, enqueued_at, run_at, started_at, coalesce(CAST(:now AS timestamptz), statement_timestamp()),
          coalesce(CAST(:now AS timestamptz), statement_timestamp())
   FROM gone
+  ON CONFLICT DO NOTHING
 ), counted AS (
   INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
   ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n

@@ -96,7 +96,7 @@ class PostgresStore:
 
     def _execute(self, sql: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """One statement in its own transaction: between two, another may end the task that holds a unique key."""
-        with self._link.transaction() as connection:
+        with self._link.transaction(pinned=True) as connection:
             cursor = connection.execute(psycopg_sql(sql), params)
         return cursor.fetchall()
 

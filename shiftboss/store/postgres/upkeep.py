@@ -74,7 +74,7 @@ class Upkeep:
             workers=removed,
             pending=states.count(TaskState.PENDING),
             dead_letter=states.count(TaskState.DEAD_LETTER),
-            next_in_s=None if expiry is None or expiry[0] is None else max(0.0, expiry[0]),
+            next_in_s=_next_in_s(expiry, more=len(orphans) >= limit),
         )
 
     def take_over(self, connection: BoundedConnection, worker_id: str, now: datetime | None) -> int:
@@ -201,6 +201,13 @@ def create_partition(connection: BoundedConnection, day: datetime) -> None:
                 past=sql.Literal(past.isoformat()),
             )
         )
+
+
+def _next_in_s(expiry: tuple[float | None, ...] | None, more: bool) -> float | None:
+    """When to look again: at once when a limit cut this pass short."""
+    if more:
+        return 0.0
+    return None if expiry is None or expiry[0] is None else max(0.0, expiry[0])
 
 
 def _row_by_row(keep_s: float, retention: Retention) -> bool:
