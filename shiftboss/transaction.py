@@ -62,7 +62,7 @@ def enqueue_in(tx: object, database_url: str, tasks: Sequence[NewTask], now: dat
     match kind:
         case "sqlite3":
             _same_kind("sqlite", database_url)
-            return _through_sqlite(_sqlite3_execute(connection), database_url, tasks, now)
+            return _through_sqlite3(connection, database_url, tasks, now)
         case "psycopg":
             _same_kind("postgresql", database_url)
             return _through_psycopg(connection, tasks, now)
@@ -123,6 +123,16 @@ def _sqlite3_execute(connection: Any) -> _Execute:
             connection.text_factory = lent
 
     return execute
+
+
+def _through_sqlite3(connection: Any, database_url: str, tasks: Sequence[NewTask], now: datetime | None) -> list[Enqueued]:
+    stored = _through_sqlite(_sqlite3_execute(connection), database_url, tasks, now)
+    if not connection.in_transaction:
+        from shiftboss.store.sqlite import ring
+        from shiftboss.store.sqlite.files import parse_url
+
+        ring(parse_url(database_url))  # autocommit: it is visible now. Else nobody tells us of the commit, and workers poll.
+    return stored
 
 
 def _through_sqlite(execute: _Execute, database_url: str, tasks: Sequence[NewTask], now: datetime | None) -> list[Enqueued]:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from shiftboss import ArgumentsError, Client, TaskNotFound, TaskState, TransactionError, task
 from shiftboss.default import using_client
+from shiftboss.store.open import open_store
 
 DDL = "CREATE TABLE orders (id integer PRIMARY KEY)"
 
@@ -261,6 +262,20 @@ def test_autocommit_stores_at_once(request: pytest.FixtureRequest, way: str) -> 
     assert exists(client, first.id)
     assert ship.using(tx=tx, unique="u").enqueue(1).existing
     tx.close()
+
+
+def test_autocommit_on_sqlite_wakes_workers(sqlite_client: Client) -> None:
+    store = open_store(sqlite_client.database_url)
+    listener = store.listener("w")
+    connection = sqlite3.connect(file_of(sqlite_client), isolation_level=None)
+    ship.using(tx=connection).enqueue(1)
+    assert listener.wait(5)
+    connection.execute("BEGIN")
+    ship.using(tx=connection).enqueue(1)
+    assert not listener.wait(0)  # nothing to see yet
+    connection.close()
+    listener.close()
+    store.close()
 
 
 def test_transaction_block_on_an_autocommit_connection(pg_client: Client) -> None:
