@@ -66,7 +66,8 @@ class Executor(ProcessActor):
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
 
     def on_start(self) -> None:
-        import_handlers(self.settings.imports)
+        samples = ("shiftboss.samples",) if self.settings.enqueue_examples else ()
+        import_handlers((*self.settings.imports, *samples))
         self.ready()
 
     def receive(self, message: Any) -> Any:

@@ -48,6 +48,8 @@ class Heartbeat(ProcessActor):
             self._beat()  # the one before us died: go on under its name
         else:
             self._register(exclusive=not self.settings.distributed_mode)
+            if self.settings.enqueue_examples:
+                self._enqueue_samples()
         self.ready()
         self._timer.after("beat", self._interval_s())
 
@@ -115,6 +117,13 @@ class Heartbeat(ProcessActor):
         self._trusted_from(sent_s)
         board.worker_id = worker_id
         emit(log, logging.INFO, Event.WORKER_REGISTERED, worker_id=worker_id, recovered=recovered)
+
+    def _enqueue_samples(self) -> None:
+        from shiftboss.samples import sample_tasks  # rarely needed, so not loaded by every heartbeat
+
+        tasks = sample_tasks()
+        self._store.enqueue(tasks)
+        emit(log, logging.INFO, Event.SAMPLES_ENQUEUED, count=len(tasks))
 
     # ---- beating
 

@@ -56,6 +56,7 @@ class Event(StrEnum):
     TASK_LOG = "task.log"
     TASKS_CLAIMED = "tasks.claimed"
     TASKS_PRUNED = "tasks.pruned"
+    SAMPLES_ENQUEUED = "samples.enqueued"
 
     LEADER_ELECTED = "leader.elected"
     LEADER_RESIGNED = "leader.resigned"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import threading
 
@@ -110,3 +111,9 @@ def clock() -> float:
     import time
 
     return time.time()
+
+
+@task(type="talks")
+def talks(attempt: Attempt) -> None:
+    logging.getLogger("some.library").warning("hello from any logger")
+    attempt.log.warning("hello from attempt.log")
