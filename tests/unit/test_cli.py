@@ -391,7 +391,7 @@ def test_a_reader_that_has_gone_is_no_traceback(store: Store) -> None:
 
 
 def test_a_terminal_gets_a_framed_table(store: Store) -> None:
-    add(store)
+    task_id = add(store)
     parent, child = pty.openpty()
     ran = subprocess.run(
         [sys.executable, "-m", "shiftboss.cli", "tasks", "list"], stdout=child, stderr=child, timeout=30, check=False
@@ -402,6 +402,7 @@ def test_a_terminal_gets_a_framed_table(store: Store) -> None:
     assert ran.returncode == 0
     assert "─" in shown
     assert "pending" in shown
+    assert task_id in shown  # in one piece, though the terminal is narrow
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
