@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import lzma
+import threading
 import tokenize
 import zlib
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ _NESTS: Final = (
 )
 # Fields that hold statements, or parts of one that do. Expressions, nine nodes in ten, hold none.
 _BLOCKS: Final = ("body", "orelse", "finalbody", "handlers", "cases")
+# CPython counts the depth of the tree it makes once for all threads, and fails with "AST constructor recursion depth
+# mismatch" when two parse at once. Parsing holds the GIL, so taking turns costs nothing.
+_PARSING: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,8 @@ def measure(path: str, text: str, encoding: str, compressed: int) -> Measures:
         ValueError: it holds a NUL character.
         RecursionError, MemoryError: it is nested deeper than the parser goes.
     """
-    tree = ast.parse(text, filename=path)
+    with _PARSING:
+        tree = ast.parse(text, filename=path)
     functions = classes = deepest = longest_lines = 0
     longest = ""
     stack: list[tuple[ast.AST, int]] = [(tree, 0)]

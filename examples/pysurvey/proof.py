@@ -51,6 +51,10 @@ class Evidence:
         """How many tasks have reached an end."""
         return int(self._one("ended"))
 
+    def crashed(self) -> int:
+        """How many attempts have ended with their process."""
+        return int(self._one("crashed"))
+
     def checks(self, sent: Sequence[str], executor_was_busy: bool) -> list[Check]:
         """The proof: `sent` are the ids that were returned when the tasks were enqueued."""
         self._connection.execute(_SQL["make_sent"])
@@ -74,9 +78,9 @@ class Evidence:
         ]
 
     def _crash_check(self, executor_was_busy: bool) -> Check:
-        crashed, by_sigkill, survived = (self._one(q) for q in ("crashed", "crashed_by_sigkill", "crashed_then_completed"))
-        kept = crashed == by_sigkill == survived and (crashed > 0 or not executor_was_busy)
-        told = f"{crashed} attempts died with the executor, {by_sigkill} recorded with SIGKILL, {survived} completed later"
+        crashed, by_sigkill, ended = (self._one(q) for q in ("crashed", "crashed_by_sigkill", "crashed_and_ended"))
+        kept = crashed == by_sigkill == ended and (crashed > 0 or not executor_was_busy)
+        told = f"{crashed} attempts died with the executor; {by_sigkill} are recorded with SIGKILL, {ended} ran again to an end"
         return Check(kept, told)
 
     def crash_example(self) -> str | None:

@@ -47,9 +47,8 @@ SELECT count(*) FROM task_attempts WHERE outcome = 'crashed'
 -- name: crashed_by_sigkill
 SELECT count(*) FROM task_attempts WHERE outcome = 'crashed' AND error LIKE '%SIGKILL%'
 
--- name: crashed_then_completed
-SELECT count(*) FROM task_history
-WHERE status = 'completed' AND id IN (SELECT task_id FROM task_attempts WHERE outcome = 'crashed')
+-- name: crashed_and_ended
+SELECT count(*) FROM task_attempts WHERE outcome = 'crashed' AND task_id IN (SELECT id FROM ends)
 
 -- name: crash_example
 SELECT error FROM task_attempts WHERE outcome = 'crashed' LIMIT 1

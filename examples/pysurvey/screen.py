@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -52,14 +53,16 @@ class Screen:
         for process in processes:
             if process.parent not in ids:
                 self._branch(root, process, processes)
-        self.console.print(root)
+        self.console.print(Padding(root, (0, 0, 0, 2), expand=False))
         total_mib = sum(process.memory_kib for process in processes) / 1024
         self.line(f"{len(processes)} processes, {total_mib:.0f} MiB of memory together", "dim")
 
     def _branch(self, above: Tree, process: Process, processes: Sequence[Process]) -> None:
+        ids = {one.pid for one in processes}
         about = _ABOUT.get(process.name.partition("-")[0], "")
         size = f"{process.memory_kib / 1024:5.1f} MiB"
-        label = f"[bold cyan]{escape(process.name):<12}[/] pid {process.pid:<8}{size}   [dim]{about}[/]"
+        indent = 12 if process.parent in ids else 16  # children stand four columns further right
+        label = f"[bold cyan]{escape(process.name):<{indent}}[/] pid {process.pid:<8}{size}   [dim]{about}[/]"
         branch = above.add(label)
         for child in processes:
             if child.parent == process.pid:
