@@ -103,8 +103,10 @@ class _Echo:
 
     def _run(self) -> None:
         while not self._done:
-            for _ in self._connection.notifies(timeout=0.5, stop_after=1):
-                row = self._connection.execute(POSTGRES["read_echo"].encode()).fetchone()
-                with self._news:
-                    self._seen[row and row[0]] = time.perf_counter()
-                    self._news.notify_all()
+            # The generator keeps the connection to itself until it ends, so it is read to its end first.
+            if not list(self._connection.notifies(timeout=0.5, stop_after=1)):
+                continue
+            row = self._connection.execute(POSTGRES["read_echo"].encode()).fetchone()
+            with self._news:
+                self._seen[row and row[0]] = time.perf_counter()
+                self._news.notify_all()
