@@ -1,0 +1,181 @@
+"""An executor as the claimer sees it: every cell is free, held or waits to be stored, and never two of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from actor_harness import claim_of, eventually, table_memory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shiftboss.actors.link import PeerRef
+from shiftboss.actors.messages import Execute, Held, Hello, ToClaimer, ToExecutor
+from shiftboss.actors.peers import Peer
+from shiftboss.actors.table import Table
+from shiftboss.control import PeerDied
+from shiftboss.model import Ended, Outcome
+
+CELLS = 8
+
+
+class Wire:
+    """A peer, and what it sends."""
+
+    def __init__(self, slots: int = 2, held: tuple[Held, ...] = (), cells: int = CELLS) -> None:
+        ours, theirs = socket.socketpair()
+        self.arrived: list[object] = []
+        self.executor: PeerRef[ToExecutor] = PeerRef(theirs, ToExecutor, self.arrived.append, lambda: None)
+        fd = table_memory(cells)
+        self.peer = Peer("executor-1", 1, PeerRef(ours, ToClaimer, lambda _message: None, lambda: None), Table(fd))
+        self.unsent = self.peer.greet(Hello(slots, [], held))
+
+    def close(self) -> None:
+        self.peer.close()
+        self.executor.close()
+
+    def check(self) -> None:
+        peer = self.peer
+        cells = [*peer.free_cells, *peer.holdings, *peer.storing]
+        assert sorted(cells) == list(range(peer.table.cells)), "a cell is lost, or has two owners"
+        assert set(peer.stored) <= set(peer.free_cells)
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    made = Wire()
+    yield made
+    made.close()
+
+
+def end_of(task_id: str, fence: int = 1) -> Ended:
+    return Ended(task_id=task_id, fence=fence, outcome=Outcome.SUCCESS)
+
+
+def test_an_executor_takes_nothing_before_its_hello() -> None:
+    made = Wire()
+    fresh = Peer("executor-1", 1, made.peer.ref, made.peer.table)
+    assert (fresh.usable, fresh.free_slots, fresh.room(0.001)) == (False, 0, 0)
+    made.close()
+
+
+def test_what_an_executor_holds_is_taken_over_by_a_new_claimer() -> None:
+    running, waiting, over = claim_of(running=True), claim_of(running=False), claim_of()
+    made = Wire(4, (Held(3, running, None), Held(5, waiting, None), Held(0, over, end_of(over.task_id))))
+    peer = made.peer
+    assert made.unsent == [(0, over, end_of(over.task_id))]
+    assert [(cell, holding.claim, holding.start_stored) for cell, holding in peer.holdings.items()] == [
+        (3, running, True),
+        (5, waiting, False),
+    ]
+    assert peer.free_slots == 2
+    made.check()
+    made.close()
+
+
+def test_free_slots_and_room_shrink_with_what_is_held(wire: Wire) -> None:
+    peer = wire.peer
+    assert (peer.free_slots, peer.room(None), peer.room(60.0)) == (2, 2, 2)
+    assert peer.room(1e-6) == 2 + CELLS // 2, "prefetch takes half of the cells at most"
+    peer.execute([claim_of(), claim_of(), claim_of()])
+    assert (peer.free_slots, peer.room(None), peer.room(1e-6)) == (0, 0, 3)
+    wire.check()
+
+
+def test_outcomes_that_wait_to_be_stored_keep_their_cells(wire: Wire) -> None:
+    peer = wire.peer
+    for _ in range(CELLS):
+        peer.execute([claim_of()])
+        assert peer.finish(next(iter(peer.holdings))) is not None
+        wire.check()
+    assert (peer.free_slots, peer.room(1e-6)) == (2, 0), "no cell is left for anything new"
+    peer.mark_stored(4)
+    assert peer.room(1e-6) == 1
+    wire.check()
+
+
+def test_the_next_message_tells_what_is_stored_once_and_before_the_cell_is_used_again(wire: Wire) -> None:
+    peer = wire.peer
+    first, second = claim_of(), claim_of()
+    peer.execute([first])
+    (cell,) = peer.holdings
+    peer.finish(cell)
+    peer.mark_stored(cell)
+    peer.mark_stored(cell)
+    peer.execute([second])
+    peer.execute([claim_of()])
+    eventually(lambda: len(wire.arrived) == 3, "three messages arrive")
+    assert [message.stored for message in wire.arrived if isinstance(message, Execute)] == [[], [cell], []]
+    assert cell in peer.holdings and peer.holdings[cell].claim == second
+
+
+def test_messages_name_cells_and_claims_side_by_side(wire: Wire) -> None:
+    claims = [claim_of(), claim_of(running=False)]
+    wire.peer.execute(claims)
+    cells = list(wire.peer.holdings)
+    got = eventually(lambda: wire.arrived[0] if wire.arrived else None, "a message arrives")
+    assert got == Execute([], cells, claims)
+    assert [wire.peer.holdings[cell].claim for cell in cells] == claims
+
+
+def test_news_of_a_cell_that_is_not_held_changes_nothing(wire: Wire) -> None:
+    peer = wire.peer
+    assert peer.finish(3) is None
+    assert peer.give_back(3) is None
+    peer.mark_stored(3)
+    wire.check()
+    assert peer.stored == []
+
+
+@pytest.mark.parametrize("why", ["link_down", "died", "not_accepting"])
+def test_nothing_goes_to_an_executor_that_is_going(wire: Wire, why: str) -> None:
+    peer = wire.peer
+    peer.link_down = why == "link_down"
+    peer.death = PeerDied(peer="executor-1", incarnation=1) if why == "died" else None
+    peer.accepting = why != "not_accepting"
+    assert (peer.usable, peer.free_slots, peer.room(0.001)) == (False, 0, 0)
+
+
+def test_a_start_is_read_from_the_table_for_this_fence_only(wire: Wire) -> None:
+    peer, claim = wire.peer, claim_of(fence=4)
+    peer.execute([claim])
+    (holding,) = peer.holdings.values()
+    peer.table.start(holding.cell, claim.task_id, 3)
+    assert peer.started_ns(holding) == 0
+    started_ns = peer.table.start(holding.cell, claim.task_id, 4)
+    assert peer.started_ns(holding) == started_ns
+
+
+def test_older_ones_come_in_the_order_of_dispatch_also_after_cells_were_reused(wire: Wire) -> None:
+    peer = wire.peer
+    peer.execute([claim_of(), claim_of(), claim_of()])
+    first = next(iter(peer.holdings))
+    peer.give_back(first)
+    again = claim_of()
+    peer.execute([again])
+    assert [holding.claim for holding in peer.older_than(float("inf"))][-1] == again
+    assert list(peer.older_than(0.0)) == []
+
+
+steps = st.lists(st.tuples(st.sampled_from(["execute", "finish", "stored", "back"]), st.integers(0, CELLS - 1)), max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps)
+def test_no_order_of_news_loses_a_cell(news: list[tuple[str, int]]) -> None:
+    made = Wire()
+    try:
+        for what, cell in news:
+            match what:
+                case "execute" if made.peer.room(1e-6):
+                    made.peer.execute([claim_of()])
+                case "finish":
+                    made.peer.finish(cell)
+                case "stored":
+                    made.peer.mark_stored(cell)
+                case "back":
+                    made.peer.give_back(cell)
+            made.check()
+    finally:
+        made.close()
