@@ -49,11 +49,11 @@ def test_a_resend_while_someone_else_runs_the_task_is_still_true(world: World, o
 
 
 @pytest.mark.parametrize("outcome", BY_OWNER)
-def test_a_stale_fence_changes_nothing(store: Store, outcome: Outcome) -> None:
+def test_a_stale_fence_changes_nothing(store: Store, outcome: Outcome, running: bool) -> None:
     task_id = put(store)
     stale = take_one(store)
     store.exchange(Exchange(worker_id="w1", releases=[lease(stale)]))
-    take_one(store, worker_id="w1")  # the same worker: only the fence tells the two apart
+    take_one(store, worker_id="w1", running=int(running))  # the same worker: only the fence tells the two apart
     before = view(store, task_id)
     assert finish_one(store, ended(stale, outcome, error="late", retry_in_s=1.0)) == (FENCED, None)
     store.exchange(Exchange(worker_id="w1", starts=[lease(stale)], releases=[lease(stale)]))
