@@ -18,6 +18,8 @@ from shiftboss.supervisor import ChildSpec, Supervisor, SupervisorSettings
 # Tasks that one executor can hold: its slots, what is prefetched for them, and outcomes that are not stored yet.
 CELLS_PER_EXECUTOR: Final = 2048
 SHUTDOWN_S: Final = 5.0
+# By the time executors are told to stop, the claimer has handed back whatever they still run: nothing is worth waiting for.
+EXECUTOR_SHUTDOWN_S: Final = 0.5
 
 
 def slots_by_executor(settings: Settings) -> list[int]:
@@ -38,6 +40,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
             group="executor",
             table_bytes=CELLS_PER_EXECUTOR * CELL_BYTES,
             ping=False,
+            shutdown_s=EXECUTOR_SHUTDOWN_S,
         )
         for index, slots in enumerate(slots_by_executor(settings), start=1)
     ]
@@ -61,12 +64,13 @@ def _spec(
     ping: bool = True,
     critical: bool = True,
     drains: bool = False,
+    shutdown_s: float = SHUTDOWN_S,
 ) -> ChildSpec:
     return ChildSpec(
         name=name or role,
         argv=(sys.executable, "-m", "shiftboss.actors.process", role, *arguments),
         env={SETTINGS_VARIABLE: settings_to_json(settings).decode()},
-        shutdown_s=SHUTDOWN_S,
+        shutdown_s=shutdown_s,
         start_timeout_s=settings.start_timeout_s,
         group=group,
         table_bytes=table_bytes,

@@ -1,0 +1,82 @@
+"""What the claimer knows of the lanes: which there are, where their live rows begin, and whether they are drained."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from shiftboss.actors.planning import MARK_MARGIN_S, order_lanes
+from shiftboss.model import Claim
+from shiftboss.store.base import ClaimAsk, Lane, Store
+
+LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
+MARKS_FRESH_S: Final = 5.0  # lanes are read from their beginning this often
+FIRST_POLL_S: Final = 0.01
+
+
+class LaneBook:
+    """Lanes, marks, and how long to wait before looking again.
+
+    Attributes:
+        drained: the last claim got less than it asked for: nothing is there until someone rings or time passes.
+        poll_s: how long to wait before looking without having been rung for.
+        full_rounds: claims in a row that got all they asked for.
+    """
+
+    def __init__(self, only_queues: Sequence[str], strategy: str, longest_poll_s: float) -> None:
+        self._only, self._strategy, self._longest_poll_s = only_queues or None, strategy, longest_poll_s
+        self._rng = random.Random()
+        self._lanes: list[Lane] = []
+        self._limited: frozenset[str] = frozenset()
+        self._read_s = 0.0
+        self._marks: dict[tuple[str, int], float] = {}
+        self._marks_reset_s = 0.0
+        self.drained = False
+        self.poll_s = FIRST_POLL_S
+        self.full_rounds = 0
+
+    @property
+    def merge(self) -> str | None:
+        """For `ClaimAsk.merge`."""
+        return self._strategy if self._strategy in ("fifo", "lifo") else None
+
+    @property
+    def limited(self) -> frozenset[str]:
+        """Queues with a concurrency."""
+        return self._limited
+
+    def look_again(self, *, rung: bool) -> None:
+        """Someone rang, or the time to poll has come (which then backs off up to `claim_interval`)."""
+        self.poll_s = FIRST_POLL_S if rung else min(self.poll_s * 2, self._longest_poll_s)
+        self.drained = False
+        self._read_s = 0.0
+
+    def lanes(self, store: Store) -> list[Lane]:
+        """The lanes in the order in which to drain them, from the database when what is known is old."""
+        now_s = time.monotonic()
+        if now_s - self._read_s > LANES_FRESH_S:
+            self._lanes, self._read_s = store.lanes(self._only), now_s
+            self._limited = frozenset(lane.queue for lane in self._lanes if lane.concurrency is not None)
+        return order_lanes(self._lanes, self._strategy, self._rng)
+
+    def marks(self) -> dict[tuple[str, int], float]:
+        """Where each lane's live rows begin (`LaneAsk.since`), as far as that is known."""
+        now_s = time.monotonic()
+        if now_s - self._marks_reset_s > MARKS_FRESH_S:
+            self._marks, self._marks_reset_s = {}, now_s
+        return self._marks
+
+    def learn(self, ask: ClaimAsk, claims: Sequence[Claim]) -> None:
+        """What a claim's answer says about the lanes."""
+        if len(claims) < ask.limit and any(lane.since is not None for lane in ask.lanes):
+            self._marks = {}  # something older may be there: look again from the beginning before going idle
+            return
+        self.drained = len(claims) < ask.limit
+        self.full_rounds = 0 if self.drained else self.full_rounds + 1
+        if claims:
+            self.poll_s = FIRST_POLL_S
+        if ask.merge is None:
+            for claim in claims:
+                self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S

@@ -1,0 +1,108 @@
+"""What the claimer has to write and has not written yet. Nothing leaves it before the database has said what became of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from shiftboss.actors.peers import Peer
+from shiftboss.control import PeerBuried
+from shiftboss.model import Claim, Ended, Lease, Progress, TaskState, Verdict
+from shiftboss.store.base import Exchange, Exchanged
+
+MAX_ENDED: Final = 2_000  # outcomes in one transaction: bounds its length after an outage
+
+
+class Waiting(NamedTuple):
+    """One outcome on its way to the database. `peer` is `None` when no executor waits for the news."""
+
+    ended: Ended
+    claim: Claim | None = None
+    peer: Peer | None = None
+    cell: int = -1
+
+
+class Outbox:
+    """Outcomes, starts, returned tasks and progress; and deaths that are dealt with once all that is stored."""
+
+    def __init__(self) -> None:
+        self._ended: deque[Waiting] = deque()
+        self._releases: list[Lease] = []
+        self._starts: dict[str, Lease] = {}
+        self._progress: dict[str, Progress] = {}
+        self._burials: list[PeerBuried] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._ended or self._releases or self._starts or self._progress or self._burials)
+
+    @property
+    def owes_outcomes(self) -> bool:
+        """Whether tasks would be lost to recovery if this process ended now."""
+        return bool(self._ended or self._releases)
+
+    @property
+    def outcomes(self) -> int:
+        return len(self._ended)
+
+    def leases(self) -> set[tuple[str, int]]:
+        """(task id, fence) of every outcome that waits."""
+        return {(one.ended.task_id, one.ended.fence) for one in self._ended}
+
+    # ---- in
+
+    def end(self, waiting: Waiting) -> None:
+        self._ended.append(waiting)
+
+    def release(self, *leases: Lease) -> None:
+        self._releases.extend(leases)
+
+    def start(self, lease: Lease) -> None:
+        self._starts[lease.task_id] = lease
+
+    def progress(self, made: Sequence[Progress]) -> None:
+        self._progress.update((one.task_id, one) for one in made)
+
+    def bury(self, peer: str, incarnation: int) -> None:
+        """Tell the parent so once everything that waits now is stored."""
+        self._burials.append(PeerBuried(peer=peer, incarnation=incarnation))
+
+    def forget_peer(self, peer: Peer) -> None:
+        """Nobody at `peer` waits for news any more."""
+        self._ended = deque(one._replace(peer=None) if one.peer is peer else one for one in self._ended)
+
+    # ---- out
+
+    def ended(self) -> list[Ended]:
+        """The outcomes of the next round, each lease once, in the order of their ids: two transactions that lock rows in
+        the same order never wait for each other in a circle."""
+        batch = {(one.ended.task_id, one.ended.fence): one.ended for one in islice(self._ended, MAX_ENDED)}
+        return sorted(batch.values(), key=lambda one: one.task_id)
+
+    def releases(self) -> list[Lease]:
+        return self._releases
+
+    def starts(self) -> list[Lease]:
+        return list(self._starts.values())
+
+    def latest_progress(self) -> list[Progress]:
+        return list(self._progress.values())
+
+    def settle(self, request: Exchange, reply: Exchanged) -> Iterator[tuple[Waiting, Verdict, TaskState | None]]:
+        """The round is committed: forget what it carried; yields each outcome with its verdict and where it led."""
+        self._releases, self._starts, self._progress = [], {}, {}
+        verdicts = {
+            (ended.task_id, ended.fence): (verdict, state)
+            for ended, verdict, state in zip(request.ended, reply.verdicts, reply.states, strict=True)
+        }
+        for _ in range(min(len(self._ended), MAX_ENDED)):
+            waiting = self._ended.popleft()
+            yield waiting, *verdicts[waiting.ended.task_id, waiting.ended.fence]
+
+    def buried(self) -> list[PeerBuried]:
+        """Deaths of which everything is stored."""
+        if self._ended or not self._burials:
+            return []
+        burials, self._burials = self._burials, []
+        return burials
