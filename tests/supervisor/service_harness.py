@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -132,6 +134,8 @@ class Service:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s} s\n{self.transcript()}") from None
         self._reader.join(PATIENCE_S)
+        if code < 0:  # it was killed, and its children are ending by themselves
+            wait_gone(self.pids(), PATIENCE_S)
         left = [pid for pid in self.pids() if is_running(pid)]
         assert not left, f"processes left: {left}\n{self.transcript()}"
         return code
@@ -147,6 +151,16 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def wait_gone(pids: list[int], timeout_s: float) -> None:
+    """Until these processes have ended, whoever's children they are, or the time is up."""
+    deadline_s = time.monotonic() + timeout_s
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(pid)
+            select.select([pidfd], [], [], max(0.0, deadline_s - time.monotonic()))
+            os.close(pidfd)
 
 
 def fd_count(pid: int) -> int:

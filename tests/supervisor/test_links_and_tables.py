@@ -51,6 +51,7 @@ def test_peers_learn_of_a_death_with_the_table_as_it_was_at_the_end() -> None:
         died = service.wait_for(said="peer_died", child="claimer")
         assert (died["peer"], died["peer_incarnation"], died["signal"], died["table"]) == ("executor", 1, "SIGKILL", "executor 1")
         assert died["peak_rss_kib"] > 1000
+        service.wait_for(said="link", child="executor", incarnation=2)
         service.kill("claimer")
         died = service.wait_for(said="peer_died", child="executor", incarnation=2)
         assert (died["peer"], died["has_table"], died["table"]) == ("claimer", False, None)
