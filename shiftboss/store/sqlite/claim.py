@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -40,23 +42,28 @@ def claim(connection: sqlite3.Connection, ask: ClaimAsk, worker_id: str, now: da
     candidates = _choose(connection, ask, moment)
     types = {info.type: info for info in ask.types}
     claims = [_claim(row, types[row.type], index < ask.running) for index, row in enumerate(candidates)]
-    connection.executemany(
-        SQL["claim"],
-        [
-            (
-                it.task_id,
-                TaskState.RUNNING if it.running else TaskState.CLAIMED,
-                worker_id,
-                it.attempt if it.running else it.attempt - 1,
-                it.max_attempts,
-                it.timeout_s,
-                moment if it.running else None,
-                moment,
-            )
-            for it in claims
-        ],
-    )
+    _take(connection, claims, worker_id, moment)
     return claims
+
+
+def _take(connection: sqlite3.Connection, claims: Sequence[Claim], worker_id: str, moment: str) -> None:
+    alike: defaultdict[tuple[bool, int, float | None], list[str]] = defaultdict(list)
+    for it in claims:
+        alike[it.running, it.max_attempts, it.timeout_s].append(it.task_id)
+    for (running, max_attempts, timeout_s), ids in alike.items():
+        connection.execute(
+            SQL["claim"],
+            {
+                "status": TaskState.RUNNING if running else TaskState.CLAIMED,
+                "worker_id": worker_id,
+                "charge": int(running),
+                "max_attempts": max_attempts,
+                "timeout_s": timeout_s,
+                "started_at": moment if running else None,
+                "now": moment,
+                "ids": msgspec.json.encode(ids).decode(),
+            },
+        )
 
 
 def _choose(connection: sqlite3.Connection, ask: ClaimAsk, moment: str) -> list[Candidate]:

@@ -75,8 +75,10 @@ class Ledger:
     def write(self, connection: sqlite3.Connection) -> None:
         """Store everything collected so far."""
         _many(connection, "put_back", self._back)
-        _many(connection, "archive", self._archived)
-        _many(connection, "delete_task", [row[:1] for row in self._archived])
+        if self._archived:
+            rows = msgspec.json.encode(self._archived).decode()
+            connection.execute(SQL["archive"], {"rows": rows, "now": self._now})
+            connection.execute(SQL["delete_archived"], {"ids": msgspec.json.encode([row[0] for row in self._archived]).decode()})
         _many(connection, "add_attempt", self._attempts)
         _many(connection, "depart", list(self._departed.items()))
 
@@ -99,7 +101,7 @@ class Ledger:
         started_at: str | None = None,
         duration_s: float | None = None,
     ) -> None:
-        self._archived.append((task_id, state, attempts, error, result, started_at, self._now, duration_s))
+        self._archived.append((task_id, state, attempts, error, result, started_at, duration_s))
         self._departed[type_] += 1
 
 

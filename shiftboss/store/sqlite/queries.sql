@@ -145,11 +145,12 @@ ORDER BY due_at DESC, id DESC
 LIMIT :limit;
 
 -- name: claim
--- The statement before read the row in the same write transaction, so nothing can have changed since.
+-- The statement before read the rows in the same write transaction, so nothing can have changed since. One statement for
+-- all rows that get the same values: run row by row it takes twice the time.
 UPDATE tasks
-SET status = ?2, worker_id = ?3, fence = fence + 1, attempts = ?4, max_attempts = ?5, timeout_s = ?6, started_at = ?7,
-    updated_at = ?8, cancel_requested = 0, progress = NULL
-WHERE id = ?1;
+SET status = :status, worker_id = :worker_id, fence = fence + 1, attempts = attempts + :charge, max_attempts = :max_attempts,
+    timeout_s = :timeout_s, started_at = :started_at, updated_at = :now, cancel_requested = 0, progress = NULL
+WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: held
 -- The leased rows among these ids, as the decisions about them need them.
@@ -166,18 +167,21 @@ SET status = ?2, attempts = ?3, refunds = ?4, next_retry_at = ?5, last_error = c
 WHERE id = ?1;
 
 -- name: archive
--- To completed or cancelled, followed by delete_task.
+-- To completed or cancelled, followed by delete_archived. Each row: id, status, attempts, error, result, started_at, duration_s.
 INSERT INTO task_history (
     id, type, queue, status, priority, attempts, max_attempts, fence, worker_id, unique_key, timeout_s, enqueued_at, run_at,
     started_at, finished_at, duration_s, updated_at, tags, meta, last_error, args, result
 )
 SELECT
-    id, type, queue, ?2, priority, ?3, max_attempts, fence, worker_id, unique_key, timeout_s, enqueued_at, run_at,
-    coalesce(?6, started_at), ?7, ?8, ?7, tags, meta, coalesce(?4, last_error), args, ?5
-FROM tasks WHERE id = ?1;
+    t.id, t.type, t.queue, json_extract(r.value, '$[1]'), t.priority, json_extract(r.value, '$[2]'), t.max_attempts, t.fence,
+    t.worker_id, t.unique_key, t.timeout_s, t.enqueued_at, t.run_at, coalesce(json_extract(r.value, '$[5]'), t.started_at), :now,
+    json_extract(r.value, '$[6]'), :now, t.tags, t.meta, coalesce(json_extract(r.value, '$[3]'), t.last_error), t.args,
+    json_extract(r.value, '$[4]')
+FROM json_each(:rows) AS r
+CROSS JOIN tasks AS t ON t.id = json_extract(r.value, '$[0]');
 
--- name: delete_task
-DELETE FROM tasks WHERE id = ?1;
+-- name: delete_archived
+DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: add_attempt
 -- A second outcome for the same (task, fence) can only follow from a row changed by hand; the first one stands.
