@@ -97,7 +97,7 @@ class Run:
             self._kill(name, ended)  # so few tasks that they were over before: the service shows the same when idle
 
     def _kill_when_due(self, evidence: Evidence, ended: int, total: int) -> None:
-        if not self.due or not all(self._is_back(kill) for kill in self.kills):
+        if not all(self._is_back(kill) for kill in self.kills) or not self.due:
             return
         if self.executor_was_busy and total - ended >= _BUSY and not evidence.crashed():
             self._kill("executor-1", ended)  # the last time it was just between two tasks
