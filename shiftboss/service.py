@@ -20,6 +20,8 @@ CELLS_PER_EXECUTOR: Final = 2048
 SHUTDOWN_S: Final = 5.0
 # By the time executors are told to stop, the claimer has handed back whatever they still run: nothing is worth waiting for.
 EXECUTOR_SHUTDOWN_S: Final = 0.5
+# The leader is told first and the claimer after it: claiming must not go on for long because a leader hangs.
+LEADER_SHUTDOWN_S: Final = 1.0
 
 
 def slots_by_executor(settings: Settings) -> list[int]:
@@ -49,7 +51,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
         _spec(settings, "gateway", critical=False),
         *executors,
         _spec(settings, "claimer", links=("executor",), drains=True),
-        _spec(settings, "leader", critical=False),
+        _spec(settings, "leader", critical=False, shutdown_s=LEADER_SHUTDOWN_S),
     ]
 
 
