@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 Key: TypeAlias = tuple[str, int]
 Statement: TypeAlias = tuple[str, Params]
 _MAX_DEADLOCKS: Final = 3
+_ANYWAY: Final = {"complete_tasks": "complete_tasks_anyway"}
 _LATEST_S: Final = 1e11  # the year 5138
 _UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
@@ -53,7 +54,8 @@ def exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
     """Write and claim in one transaction; see `Store.exchange`."""
     # Of two with one fence the first counts.
     ended = {(item.task_id, item.fence): item for item in reversed(request.ended) if is_uuid(item.task_id)}
-    applied, claims = _stored(link, request, list(ended.values()), now)
+    in_order = [ended[key] for key in sorted(ended)]  # two writers never wait for each other in a circle
+    applied, claims = _stored(link, request, in_order, now)
     verdicts = _verdicts(link, request.ended, applied)
     states = [applied[key].state if verdict is Verdict.APPLIED else None for key, verdict in _keyed(request.ended, verdicts)]
     return Exchanged(verdicts=verdicts, states=states, claims=claims)
@@ -172,9 +174,9 @@ def _row_by_row(
 def _end_one(connection: BoundedConnection, request: Exchange, item: Ended, now: datetime | None) -> dict[Key, Applied]:
     """Store one end; when its texts are refused, without its result and in ASCII: an end is worth more than its words."""
     plain = msgspec.structs.replace(item, result=NULL, error=ascii_only(item.error), traceback=ascii_only(item.traceback))
-    for version in (item, plain):
-        for statement in _end_statements(request, [version], now):
-            cursor = _tried(connection, statement)
+    for version, names in ((item, {}), (plain, {}), (plain, _ANYWAY)):
+        for name, params in _end_statements(request, [version], now):
+            cursor = _tried(connection, (names.get(name, name), params))
             if cursor is not None:
                 return _applied([item], cursor.fetchall())
     return {}

@@ -198,34 +198,43 @@ RETURNING placed.place, CAST(t.id AS text), t.fence, t.attempts + CASE WHEN t.st
 
 -- name: complete_tasks
 -- Success. `status || ''` hides the column from the planner: by the statistics of an idle moment it would walk a partial
--- index instead of the primary key. Rows are locked in id order, so two writers never wait for each other in a circle.
-WITH given AS (
-  SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:results AS text[]),
-                       CAST(:starts AS double precision[]), CAST(:durations AS double precision[]))
-         AS g(id, fence, result, started_at, duration_s)
-), held AS MATERIALIZED (
-  SELECT t.id, t.status AS was, given.result, given.started_at, given.duration_s
-  FROM given JOIN tasks t ON t.id = given.id
-  WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
-  ORDER BY t.id FOR UPDATE OF t
-), gone AS (
-  DELETE FROM tasks t USING held WHERE t.id = held.id
-  RETURNING t.*, held.was, held.result, held.started_at AS told_started_at, held.duration_s
+-- index instead of the primary key. The ids come sorted, so two writers never wait for each other in a circle.
+{move_completed}
+{count_completed};
+
+-- name: complete_tasks_anyway
+-- For a row that already stands in the history, put there by hand: the first end stands. Only when the query before was
+-- refused, since every row costs more this way.
+{move_completed}
+ON CONFLICT DO NOTHING
+{count_completed};
+
+-- name: move_completed
+-- Two parts of the queries above.
+WITH gone AS (
+  DELETE FROM tasks t
+  USING unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:results AS text[]),
+               CAST(:starts AS double precision[]), CAST(:durations AS double precision[]))
+        AS given(id, fence, result, told_started_at, duration_s)
+  WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
+  RETURNING t.*, t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END AS attempt,
+            given.result, given.told_started_at, given.duration_s
 ), kept AS (
   INSERT INTO task_history (id, type, queue, status, priority, args, attempts, max_attempts, fence, worker_id, unique_key,
                             timeout_s, tags, meta, last_error, result, enqueued_at, run_at, started_at, finished_at,
                             duration_s, updated_at)
-  SELECT id, type, queue, 'completed', priority, args, attempts + CASE WHEN was = 'claimed' THEN 1 ELSE 0 END, max_attempts,
+  SELECT id, type, queue, 'completed', priority, args, attempt, max_attempts,
          fence, worker_id, unique_key, timeout_s, tags, meta, last_error, CAST(result AS json), enqueued_at, run_at,
          coalesce(to_timestamp(told_started_at), started_at), coalesce(CAST(:now AS timestamptz), statement_timestamp()),
          duration_s, coalesce(CAST(:now AS timestamptz), statement_timestamp())
   FROM gone
-  ON CONFLICT DO NOTHING -- only after a row was put there by hand; the first end stands
+
+-- name: count_completed
 ), counted AS (
   INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
   ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
 )
-SELECT CAST(id AS text), fence, type, attempts + CASE WHEN was = 'claimed' THEN 1 ELSE 0 END FROM gone;
+SELECT CAST(id AS text), fence, type, attempt FROM gone;
 
 -- name: end_attempts
 -- Every end but success, by its holder; `released` (never ran) and `lost` (its worker is gone) are written here too.

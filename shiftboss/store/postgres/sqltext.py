@@ -11,7 +11,7 @@ from shiftboss.store.queries import load_queries
 
 _PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _COMMENT: Final = re.compile(r"--[^\n]*")
-_FRAGMENTS: Final = ("which", "task_columns", "history_columns", "claim_chosen")
+_FRAGMENTS: Final = ("which", "task_columns", "history_columns", "claim_chosen", "move_completed", "count_completed")
 
 
 def psycopg_sql(sql: str) -> str:
