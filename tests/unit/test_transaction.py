@@ -235,6 +235,11 @@ def test_a_failure_does_not_abort_the_callers_transaction(pg_client: Client) -> 
         connection.execute("INSERT INTO orders VALUES (2)")
         kept = ship.using(tx=connection).enqueue(1)
     assert exists(pg_client, kept.id) and orders(pg_client) == 2
+    with psycopg.connect(pg_client.database_url) as connection:
+        with pytest.raises(psycopg.errors.CheckViolation):  # the first statement of a transaction, too
+            ship.using(tx=connection, priority=60).enqueue(1)
+        connection.execute("INSERT INTO orders VALUES (3)")
+    assert orders(pg_client) == 3
 
 
 def test_failed_and_closed_connections_are_told(pg_client: Client) -> None:
