@@ -38,9 +38,10 @@ from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.running import Job, Outcomes, Pool
 from shiftboss.actors.table import Table
 from shiftboss.actors.timer import Timer
+from shiftboss.catalog import registry
 from shiftboss.control import Drain, Dump, Resume, Stop
+from shiftboss.default import configure
 from shiftboss.model import Ended, Progress
-from shiftboss.task import registry
 
 log = logging.getLogger("shiftboss.executor")
 PROGRESS_EVERY_S = 1.0
@@ -66,6 +67,8 @@ class Executor(ProcessActor):
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
 
     def on_start(self) -> None:
+        # Handlers that enqueue mean this worker's database.
+        configure(self.settings.database_url, max_args_bytes=self.settings.max_args_bytes)
         samples = ("shiftboss.samples",) if self.settings.enqueue_examples else ()
         import_handlers((*self.settings.imports, *samples))
         self.ready()
@@ -182,6 +185,7 @@ def import_handlers(modules: tuple[str, ...]) -> None:
     """Import the modules that define tasks; the working directory comes first, as for `python -m`.
 
     Raises:
+        TaskDefinitionError: the annotations of a handler cannot be resolved.
         ImportError, or whatever a module raises: the process ends, and its traceback says why.
     """
     here = str(Path.cwd())
@@ -189,5 +193,6 @@ def import_handlers(modules: tuple[str, ...]) -> None:
         sys.path.insert(0, here)
     for module in modules:
         importlib.import_module(module)
+    registry.check()
     if not registry.types():
         log.warning("no handlers: name the modules that define tasks in the setting `imports`; pid %d", os.getpid())

@@ -18,9 +18,9 @@ import uvloop
 from shiftboss.actors.table import Table
 from shiftboss.attempt import run_async, run_sync
 from shiftboss.context import Attempt
+from shiftboss.decorator import Task
 from shiftboss.logs import bind_task
 from shiftboss.model import Claim, Ended, Outcome
-from shiftboss.task import Task
 
 log = logging.getLogger("shiftboss.executor")
 

@@ -19,7 +19,7 @@ from shiftboss.options import seconds
 from shiftboss.retry import Exponential
 
 if TYPE_CHECKING:
-    from shiftboss.task import Task
+    from shiftboss.decorator import Task
 
 __all__ = ["Attempt", "run_async", "run_sync"]
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from shiftboss import transaction
 from shiftboss.bound import BoundTask, Prepared
+from shiftboss.catalog import registry
 from shiftboss.clock import Clock, SystemClock
 from shiftboss.codec import DEFAULT_MAX_ARGS_BYTES, encode_untyped
 from shiftboss.errors import ArgumentsError, BlockingCall, OptionError
@@ -18,7 +19,6 @@ from shiftboss.handle import Handle
 from shiftboss.model import AttemptView, Enqueued, NewTask, TaskView
 from shiftboss.options import Options, checked_name
 from shiftboss.pool import StorePool
-from shiftboss.registry import registry
 from shiftboss.store.base import Store, TaskFilter
 from shiftboss.store.open import open_store
 

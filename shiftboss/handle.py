@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from shiftboss.catalog import registry
 from shiftboss.errors import ResultExpired, TaskFailed, TaskNotFinished, TaskNotFound
 from shiftboss.model import ENDED_STATES, TaskState, TaskView
-from shiftboss.registry import registry
 
 if TYPE_CHECKING:
     from shiftboss.client import Client

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from shiftboss.decorator import Attempt, task
 from shiftboss.model import NewTask
-from shiftboss.task import Attempt, task
 
 
 @task(type="samples:add")

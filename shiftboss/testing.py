@@ -25,13 +25,13 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 
 from shiftboss.attempt import run_async, run_sync
 from shiftboss.bound import BoundTask
+from shiftboss.catalog import registry
 from shiftboss.client import Client
 from shiftboss.context import Attempt
 from shiftboss.default import using_client
 from shiftboss.errors import ShiftbossError, TaskFailed
 from shiftboss.handler import Task
 from shiftboss.model import Claim, Ended, Lease, Outcome, TaskState, TaskView, TypeInfo, WorkerView
-from shiftboss.registry import registry
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, Store, TaskFilter
 from shiftboss.store.open import open_store
 

@@ -13,10 +13,10 @@ from actor_harness import PATIENCE_S, claim_of, eventually, table_memory
 
 from shiftboss.actors.running import Job, Outcomes, Pool
 from shiftboss.actors.table import Table
+from shiftboss.decorator import Attempt
 from shiftboss.handler import Task
 from shiftboss.logs.context import BoundTask, current_task
 from shiftboss.model import Ended, Outcome
-from shiftboss.task import Attempt
 
 CELLS = 12_000
 

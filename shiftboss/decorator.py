@@ -12,10 +12,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from shiftboss.bound import BoundTask, Prepared
+from shiftboss.catalog import Registry, registry
 from shiftboss.context import Attempt, Cancel, Retry, Snooze
 from shiftboss.handler import Backoff, ErrorTypes, Task
 from shiftboss.model import DEFAULT_MAX_ATTEMPTS
-from shiftboss.registry import Registry, registry
 
 __all__ = ["Attempt", "BoundTask", "Cancel", "Prepared", "Registry", "Retry", "Snooze", "Task", "registry", "task"]
 

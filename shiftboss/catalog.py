@@ -10,7 +10,7 @@ from shiftboss.errors import TaskDefinitionError, UnknownTaskType
 from shiftboss.model import TypeInfo
 
 if TYPE_CHECKING:
-    from shiftboss.task import Task
+    from shiftboss.decorator import Task
 
 
 class Registry:
