@@ -117,3 +117,13 @@ def clock() -> float:
 def talks(attempt: Attempt) -> None:
     logging.getLogger("some.library").warning("hello from any logger")
     attempt.log.warning("hello from attempt.log")
+
+
+@task(type="parent")
+def parent(children: int) -> list[str]:
+    return [short.enqueue(1).id for _ in range(children)]
+
+
+@task(type="parent_async")
+async def parent_async(children: int) -> list[str]:
+    return [(await short.aenqueue(1)).id for _ in range(children)]

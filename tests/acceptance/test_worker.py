@@ -178,6 +178,18 @@ def test_what_an_operator_types_works_as_it_stands(database_url: str, store: Sto
         until("both ran again", lambda: len(store.attempts(first)) == 6 and len(store.attempts(second)) == 4)
 
 
+@pytest.mark.parametrize("kind", ["parent", "parent_async"])
+def test_a_handler_enqueues_into_its_workers_database(kind: str, database_url: str, store: Store, tmp_path: Path) -> None:
+    handler = handlers.parent if kind == "parent" else handlers.parent_async
+    with Worker(database_url, tmp_path) as worker:
+        worker.ready()
+        (one,) = enqueue(store, [handler.prepare(3)])
+        until("parent over", lambda: all_over(store, [one]))
+        children = json.loads(bytes((store.get(one) or worker).result))
+        assert len(children) == 3
+        until("children over", lambda: all_over(store, children))
+
+
 # ---- starts and outages
 
 

@@ -60,7 +60,6 @@ class Worker:
                     **os.environ,
                     SETTINGS_VARIABLE: settings_to_json(self.settings).decode(),
                     "LEDGER": str(self.ledger),
-                    "DATABASE_URL": database_url,
                 },
                 stderr=log,
                 stdin=subprocess.DEVNULL,
