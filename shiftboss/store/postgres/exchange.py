@@ -92,7 +92,8 @@ def _pipelined(
             run(connection, *statement)
         if request.claim is not None and request.claim.lanes and request.claim.limit > 0:
             claimed = run(connection, *_claim_statement(request, request.claim, now))
-        if cursors:  # fetching waits for the answers: the counters of this transaction follow from them
+        if cursors:
+            connection.collect()  # the counters of this transaction follow from what was applied
             applied = _applied(ended, (row for cursor in cursors for row in cursor))
         for statement in _counter_statements(request, applied):
             run(connection, *statement)

@@ -35,9 +35,27 @@ class BoundedConnection(psycopg.Connection[Row]):
     """A connection that waits for an answer only so long: a frozen server still acknowledges packets."""
 
     patience_s: float = STATEMENT_TIMEOUT_S + _GRACE_S
+    pipelined: psycopg.Pipeline | None = None
 
     def wait(self, gen: pg_abc.PQGen[RV], *args: Any, **kwargs: Any) -> RV:
-        return super().wait(_bounded(gen, time.monotonic() + self.patience_s), *args, **kwargs)
+        try:
+            return super().wait(_bounded(gen, time.monotonic() + self.patience_s), *args, **kwargs)
+        except _NoAnswer:
+            self.close()  # now, or leaving the pipeline would wait for the same answer
+            raise
+
+    def collect(self) -> None:
+        """Wait for the answers to all that was queued, in the middle of a transaction.
+
+        With a Sync, not the Flush that fetching would send: only after a Sync does the server count the time that we
+        then let pass as idle, and ends the transaction of a client that froze with its locks.
+        """
+        if self.pipelined is not None:
+            self.pipelined.sync()
+
+
+class _NoAnswer(psycopg.OperationalError):
+    """The deadline of one wait has passed."""
 
 
 def _bounded(gen: pg_abc.PQGen[RV], deadline_s: float) -> Generator[Any, Any, RV]:
@@ -48,7 +66,7 @@ def _bounded(gen: pg_abc.PQGen[RV], deadline_s: float) -> Generator[Any, Any, RV
             ready = yield wanted
             if not ready and time.monotonic() > deadline_s:
                 gen.close()
-                raise psycopg.OperationalError("no answer from the server within the deadline")
+                raise _NoAnswer("no answer from the server within the deadline")
             wanted = gen.send(ready)
     except StopIteration as end:
         value: RV = end.value
@@ -99,7 +117,7 @@ class Link:
         """
         with self.connected() as connection:
             connection.patience_s = statement_timeout_s + _GRACE_S
-            with connection.pipeline():
+            with connection.pipeline() as connection.pipelined:
                 connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
                 bounds(connection, pinned, statement_timeout_s, lock_timeout_s)
                 yield connection
