@@ -64,7 +64,7 @@ def test_a_task_that_kills_its_process_again_and_again_ends_as_a_dead_letter(sce
         executor.hello()
         executor.start(task_id)
         executor.die()
-        claimer.said.wait(lambda said, number=incarnation: said == buried(incarnation=number), "buried")
+        claimer.said.wait_type(control.PeerBuried, count=incarnation)
     assert scene.wait_status(task_id, TaskState.DEAD_LETTER).attempts == 2
     assert scene.outcomes(task_id) == [Outcome.CRASHED, Outcome.CRASHED]
 

@@ -1,0 +1,162 @@
+"""/health and /metrics over HTTP, from a gateway process with the board and the database it would have."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from actor_harness import memory
+from claimer_harness import WORKER, Scene, info
+from fake_peers import TYPE, ended
+from process_harness import ActorProcess
+from prometheus_client.parser import text_string_to_metric_families
+
+from shiftboss.actors.board import Board
+from shiftboss.store.base import ClaimAsk, CounterDelta, Exchange, LaneAsk
+from shiftboss.store.counting import labels
+
+
+class Http:
+    """A gateway process and a client for it."""
+
+    def __init__(self, process: ActorProcess) -> None:
+        self.process = process
+        process.wait_ready()
+        url = str(process.wait_log("gateway.listening")["fields"]["url"])
+        self.port = int(url.rpartition(":")[2])
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        status, body = self.get("/health")
+        return status, json.loads(body)
+
+    def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        status, body = self.get("/metrics")
+        assert status == 200
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(body)
+            for sample in family.samples
+        }
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with Scene(tmp_path, metrics_port=0, heartbeat_interval_s=10.0) as made:
+        yield made
+
+
+@pytest.fixture
+def board_fd() -> int:
+    """A board as heartbeat and claimer of a healthy worker leave it."""
+    fd = memory(4096)
+    board = Board(os.dup(fd))
+    board.worker_id = WORKER
+    for figure, value in (("capacity", 4), ("active", 2), ("beat_s", time.monotonic()), ("claimer_s", time.monotonic())):
+        board.set(figure, value)
+    return fd
+
+
+@pytest.fixture
+def gateway(scene: Scene, board_fd: int) -> Iterator[Http]:
+    with ActorProcess("gateway", scene.settings, board_fd=board_fd) as process:
+        yield Http(process)
+
+
+def test_health_names_the_worker_its_version_and_its_mode(gateway: Http) -> None:
+    status, body = gateway.health()
+    assert status == 200
+    assert body == {
+        "status": "healthy",
+        "worker_id": WORKER,
+        "version": metadata.version("shiftboss"),
+        "distributed": False,
+    }
+
+
+@pytest.mark.parametrize(("figure", "word"), [("beat_s", "heartbeat"), ("claimer_s", "claimer")])
+def test_health_is_bad_and_says_why_when_heartbeats_or_the_claimer_stay_away(gateway: Http, figure: str, word: str) -> None:
+    gateway.process.board.set(figure, time.monotonic() - 25.0)
+    status, body = gateway.health()
+    assert (status, body["status"]) == (503, "unhealthy")
+    assert word in body["reason"] and "25 s" in body["reason"]
+    gateway.process.board.set(figure, time.monotonic())
+    assert gateway.health()[0] == 200
+
+
+def test_health_does_not_need_the_database(gateway: Http, scene: Scene) -> None:
+    gateway.get("/metrics")
+    for file in scene.path.parent.glob("tasks.db*"):
+        if file.is_file():
+            file.rename(f"{file}.gone")
+    assert gateway.health()[0] == 200
+
+
+def test_metrics_show_the_board_and_what_the_database_counted(gateway: Http, scene: Scene) -> None:
+    scene.put_many(3)
+    ask = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=2)], limit=2, running=2, types=[info()])
+    first, _second = scene.store.exchange(Exchange(worker_id=WORKER, claim=ask)).claims
+    took = CounterDelta(name="task_claim_duration_seconds_bucket", labels=labels(le="0.005"), value=1.0)
+    scene.store.exchange(Exchange(worker_id=WORKER, ended=[ended(first, duration_s=0.3)], counters=[took]))
+    scene.store.elect(WORKER, 30.0)
+    shown = gateway.metrics()
+    type_ = ("type", TYPE)
+    assert shown["worker_pool_capacity", ()] == 4
+    assert shown["worker_pool_active", ()] == 2
+    assert shown["tasks_enqueued_total", (type_,)] == 3
+    assert shown["tasks_completed_total", (("status", "success"), type_)] == 1
+    assert shown["tasks_pending", (type_,)] == 1
+    assert shown["tasks_running", (type_,)] == 1
+    assert shown["workers_total", ()] == 1
+    assert shown["leader_status", (("worker_id", WORKER),)] == 1
+    assert shown["task_duration_seconds_bucket", (("le", "0.5"), type_)] == 1
+    assert shown["task_claim_duration_seconds_count", ()] == 1
+
+
+def test_a_scrape_is_text_that_prometheus_accepts(gateway: Http) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    connection.request("GET", "/metrics")
+    response = connection.getresponse()
+    assert str(response.getheader("content-type")).startswith("text/plain; version=")
+    assert b"python_info" not in response.read(), "only what is documented"
+    connection.close()
+
+
+def test_other_paths_and_methods_are_refused(gateway: Http) -> None:
+    assert gateway.get("/")[0] == 404
+    assert gateway.get("/metrics", method="POST")[0] == 405
+    assert gateway.get("/health", method="DELETE")[0] == 405
+
+
+def test_an_address_that_is_taken_ends_it_with_what_to_do(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with ActorProcess("gateway", replace(scene.settings, metrics_port=port)) as process:
+            assert process.wait_exit() == 1
+            line = process.log.wait(lambda line: line["level"] == "error", "an error")
+            assert str(port) in line["message"] and "METRICS_PORT" in line["message"]
+
+
+def test_a_broken_client_disturbs_nobody(gateway: Http) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port)) as rude:
+        rude.sendall(b"\x00\xff nonsense\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", gateway.port)) as silent:
+        silent.sendall(b"GET /metr")
+        assert gateway.health()[0] == 200
