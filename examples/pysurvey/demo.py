@@ -175,7 +175,7 @@ class Run:
         speed = files / max(span_s, 0.001)
         self.screen.line(f"{files:,} files in {span_s:.1f} s: {speed:,.0f} tasks a second, both restarts included")
         self.screen.heading("Dead letters, kept for a person")
-        self.screen.dead_letters(letters, self.folder, most=7)
+        self.screen.dead_letters(letters, self.folder, most=8)
         if example is not None:
             self.screen.heading("What the database says of an attempt that was killed")
             self.screen.line(example, "dim")
@@ -224,7 +224,7 @@ def run(screen: Screen, selection: Selection, folder: Path) -> int:
 
 def _verdict(screen: Screen, checks: Sequence[Check]) -> int:
     failed = [check.text for check in checks if not check.kept]
-    screen.line("")
+    screen.console.print()
     if failed:
         screen.line(f"NOT PROVED: {'; '.join(failed)}", "bold red")
         return 1
@@ -239,8 +239,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=MAX_FILES, help="most files to read (default: %(default)s, and about 60 MB)")
     parser.add_argument("--keep", action="store_true", help="keep the working folder: database, log, report")
     given = parser.parse_args(arguments)
-    if given.folder is not None and not given.folder.is_dir():
-        parser.error(f"{given.folder} is not a folder")
+    if given.folder is not None:
+        given.folder = given.folder.expanduser()  # not every shell does it in `make demo FOLDER=~/projects`
+        if not given.folder.is_dir():
+            parser.error(f"{given.folder} is not a folder")
     if given.limit < 1:
         parser.error(f"--limit {given.limit}: at least 1")
     selection = select(installation_roots() if given.folder is None else (given.folder.resolve(),), given.limit)

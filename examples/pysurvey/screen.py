@@ -44,7 +44,12 @@ class Screen:
         self.console.print(f"\n[bold]{escape(text)}[/]")
 
     def line(self, text: str, style: str = "") -> None:
-        self.console.print(Text(f"  {text}", style=style), soft_wrap=not self.console.is_terminal)
+        """One line; on a terminal a long one is folded, and goes on under its own beginning."""
+        if self.console.is_terminal:
+            words = text.lstrip(" ")
+            self.console.print(Padding(Text(words, style=style), (0, 0, 0, 2 + len(text) - len(words)), expand=False))
+        else:
+            self.console.print(Text(f"  {text}", style=style), soft_wrap=True)
 
     def tree(self, processes: Sequence[Process]) -> None:
         """The processes as parents and children, with their memory."""
@@ -91,9 +96,10 @@ class Screen:
         self.console.print(table)
 
     def dead_letters(self, letters: Sequence[tuple[str, int, str]], folder: Path, most: int) -> None:
-        """A few of them, each with its error; those of `folder` first."""
+        """A few of them, each with its error: half of those that were put into `folder`, the rest from the installation."""
         ours = [letter for letter in letters if letter[0].startswith(str(folder))]
-        shown = (ours + [letter for letter in letters if letter not in ours])[:most]
+        found = [letter for letter in letters if letter not in ours]
+        shown = ours[: max(most // 2, most - len(found))] + found[: most - most // 2]
         for path, attempts, error in shown:
             after = f"after {attempts} attempts" if attempts > 1 else "at once"
             self.line(f"{_short(path)} ({after})", "yellow")
