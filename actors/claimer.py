@@ -87,7 +87,7 @@ class Claimer(ProcessActor):
         self._gone_at_s = 0.0
         self._cancelled_all = False
 
-    def on_start(self) -> None:
+    def begin(self) -> None:
         self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
         Doorbell.start(self._store.listener, self.actor_ref, self._board)
         self._timer.after("round", 0.0)

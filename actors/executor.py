@@ -66,7 +66,7 @@ class Executor(ProcessActor):
         self._progress: dict[str, Progress] = {}
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
 
-    def on_start(self) -> None:
+    def begin(self) -> None:
         # Handlers that enqueue mean this worker's database.
         configure(self.settings.database_url, max_args_bytes=self.settings.max_args_bytes)
         samples = ("shiftboss.samples",) if self.settings.enqueue_examples else ()

@@ -52,7 +52,7 @@ class Gateway(ProcessActor):
         self._counted_s = 0.0
         self._version = metadata.version("shiftboss")
 
-    def on_start(self) -> None:
+    def begin(self) -> None:
         address = (self.settings.metrics_host, self.settings.metrics_port)
         try:
             listener = socket.create_server(address, reuse_port=False)

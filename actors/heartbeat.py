@@ -41,7 +41,7 @@ class Heartbeat(ProcessActor):
         self._trust: TrustWindow | None = None
         self._pause = threading.Event()
 
-    def on_start(self) -> None:
+    def begin(self) -> None:
         self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
         self._open_database()
         if self.process.board.worker_id:

@@ -38,7 +38,7 @@ class Leader(ProcessActor):
         self._lease: LeaderLease | None = None
         self._trust = TrustWindow(0.0, 0.0)
 
-    def on_start(self) -> None:
+    def begin(self) -> None:
         self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
         for name in ("lead", "recover", "prune"):
             self._timer.after(name, 0.0)

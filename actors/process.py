@@ -112,6 +112,15 @@ class ProcessActor(pykka.ThreadingActor):
         self.process = process
         self.settings = process.settings
 
+    def on_start(self) -> None:
+        try:
+            self.begin()
+        except Exception:  # noqa: BLE001  whatever it is: pykka would end the actor and leave an empty process behind
+            self.on_failure(*sys.exc_info())
+
+    def begin(self) -> None:
+        """Start to work, in the actor's own thread; an exception ends the process."""
+
     def on_receive(self, message: Any) -> Any:
         if isinstance(message, control.Ping):
             return self.process.tell_parent(control.Pong(seq=message.seq))
