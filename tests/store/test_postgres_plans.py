@@ -1,0 +1,149 @@
+"""The plans that the server really used, with much history and much future in the way, whatever ANALYZE saw last.
+
+`status` must stay out of the planner's sight in guards on the primary key, or a finish walks a partial index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from pg_harness import nodes, pages, watched_plans
+from store_harness import ended, info, new, take
+
+from shiftboss.model import Claim, Outcome
+from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
+from shiftboss.store.postgres.store import PostgresStore, open_postgres
+from tests.pg_cluster import PgCluster
+
+ROWS = 200_000
+BATCH = 50
+# Enough for the server to have made a generic plan, and for us to have seen both kinds.
+ROUNDS = 8
+CLAIMABLE = "idx_tasks_claimable"
+
+_FUTURE = """
+INSERT INTO tasks (id, type, queue, priority, run_at)
+SELECT gen_random_uuid(), 'mail:send', 'default', 0, now() + interval '1 day' + n * interval '1 second'
+FROM generate_series(1, %s) n
+"""
+_HISTORY = """
+INSERT INTO task_history (id, type, queue, status, priority, args, attempts, fence, enqueued_at, run_at, finished_at, updated_at)
+SELECT gen_random_uuid(), 'mail:send', 'default', 'completed', 0, '{}', 1, 1, now(), now(),
+  now() + (n %% 3) * interval '1 day', now()
+FROM generate_series(1, %s) n
+"""
+
+
+@pytest.fixture(scope="module", params=["analyzed before", "analyzed after"])
+def crowded(pg_cluster: PgCluster, request: pytest.FixtureRequest) -> Iterator[PostgresStore]:
+    """A database with far more rows that do not matter than rows that do."""
+    name = "plans_" + request.param.split()[1]
+    dsn = pg_cluster.create_database(name)
+    store = open_postgres(dsn)
+    store.migrate()
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)")
+        if request.param == "analyzed before":
+            connection.execute("ANALYZE")
+        connection.execute(_FUTURE, (ROWS,))
+        connection.execute(_HISTORY, (ROWS,))
+        if request.param == "analyzed after":
+            connection.execute("ANALYZE")
+    yield store
+    store.close()
+    pg_cluster.drop_database(name)
+
+
+def exchange(store: PostgresStore, ends: list[Claim], merge: str | None = None) -> list[Claim]:
+    lanes = [LaneAsk(queue="default", priority=0, limit=BATCH)]
+    ask = ClaimAsk(lanes=lanes, limit=BATCH, running=BATCH, types=[info()], merge=merge)
+    ending = [ended(claim, Outcome.FAILED if number % 5 == 0 else Outcome.SUCCESS) for number, claim in enumerate(ends)]
+    return list(store.exchange(Exchange(worker_id="w1", ended=ending, claim=ask)).claims)
+
+
+def scans(plan: dict[str, Any]) -> set[tuple[str, str]]:
+    """(table, index or kind of scan) of every read of a table."""
+    reads = (node for node in nodes(plan["Plan"]) if "Relation Name" in node and node["Node Type"] != "ModifyTable")
+    return {(node["Relation Name"], node.get("Index Name", node["Node Type"])) for node in reads}
+
+
+@pytest.mark.parametrize("merge", [None, "fifo", "lifo"])
+def test_claims_and_ends_go_by_their_indexes(crowded: PostgresStore, merge: str | None) -> None:
+    crowded.enqueue([new() for _ in range(BATCH * ROUNDS)])
+    claims = exchange(crowded, [], merge)
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS - 1):
+            claims = exchange(crowded, claims, merge)
+            assert len(claims) == BATCH
+        exchange(crowded, claims, merge)
+    claimed = [plan for plan in plans if "SKIP LOCKED" in plan["Query Text"]]
+    ends = [plan for plan in plans if "task_history" in plan["Query Text"]]
+    assert len(claimed) == ROUNDS
+    assert len(ends) == 2 * ROUNDS
+    for plan in claimed:
+        assert scans(plan) == {("tasks", CLAIMABLE), ("tasks", "tasks_pkey")}
+        assert pages(plan) < 60 * BATCH
+    for plan in ends:
+        assert {scan for scan in scans(plan) if scan[0] == "tasks"} == {("tasks", "tasks_pkey")}
+        assert pages(plan) < 80 * BATCH
+
+
+def test_an_empty_claim_costs_next_to_nothing(crowded: PostgresStore) -> None:
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS):
+            assert exchange(crowded, []) == []
+    claimed = [plan for plan in plans if "SKIP LOCKED" in plan["Query Text"]]
+    assert len(claimed) == ROUNDS
+    assert all(pages(plan) < 50 for plan in claimed)
+
+
+def test_lanes_cost_by_their_number_not_by_their_tasks(crowded: PostgresStore) -> None:
+    crowded.enqueue([new(queue=f"q{number}", priority=number) for number in range(5)])
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS):
+            assert {lane.queue for lane in crowded.lanes()} == {"default", *(f"q{number}" for number in range(5))}
+    looked = [plan for plan in plans if "RECURSIVE" in plan["Query Text"]]
+    assert len(looked) == ROUNDS
+    assert all(pages(plan) < 150 for plan in looked)
+    for number in range(5):
+        lanes = [LaneAsk(queue=f"q{number}", priority=number, limit=1)]
+        assert take(crowded, 1, lanes=lanes)
+
+
+def test_an_enqueue_looks_at_no_more_than_its_own_rows(crowded: PostgresStore) -> None:
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS):
+            crowded.enqueue([new(delay_s=86_400.0, unique_key=f"key {number}") for number in range(BATCH)])
+    stored = [plan for plan in plans if "json_to_recordset" in plan["Query Text"]]
+    assert len(stored) >= ROUNDS
+    assert all(pages(plan) < 120 * BATCH for plan in stored)
+    for plan in stored:
+        assert {table for table, kind in scans(plan) if kind == "Seq Scan"} <= {"workers"}
+
+
+def test_verdicts_go_by_indexes(crowded: PostgresStore) -> None:
+    gone = [Claim(**{**_blank, "task_id": new().id}) for _ in range(BATCH)]
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS):
+            crowded.exchange(Exchange(worker_id="w1", ended=[ended(claim) for claim in gone]))
+    judged = [plan for plan in plans if "task_attempts a" in plan["Query Text"] and "EXISTS" in plan["Query Text"]]
+    assert len(judged) == ROUNDS
+    assert all(pages(plan) < 60 * BATCH for plan in judged)
+
+
+_blank: dict[str, Any] = {
+    "fence": 1,
+    "attempt": 1,
+    "type": "mail:send",
+    "queue": "default",
+    "priority": 0,
+    "args": b"{}",
+    "max_attempts": 1,
+    "timeout_s": None,
+    "running": True,
+    "enqueued_at": 0.0,
+    "due_at": 0.0,
+}
