@@ -13,8 +13,7 @@ from actor_harness import PATIENCE_S, claim_of, eventually, table_memory
 
 from shiftboss.actors.running import Job, Outcomes, Pool
 from shiftboss.actors.table import Table
-from shiftboss.decorator import Attempt
-from shiftboss.handler import Task
+from shiftboss.decorator import Attempt, Task
 from shiftboss.logs.context import BoundTask, current_task
 from shiftboss.model import Ended, Outcome
 
