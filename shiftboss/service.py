@@ -47,7 +47,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
         for index, slots in enumerate(slots_by_executor(settings), start=1)
     ]
     return [
-        _spec(settings, "heartbeat"),
+        _spec(settings, "heartbeat", during_drain=True),
         _spec(settings, "gateway", critical=False),
         *executors,
         _spec(settings, "claimer", links=("executor",), drains=True),
@@ -66,6 +66,7 @@ def _spec(
     ping: bool = True,
     critical: bool = True,
     drains: bool = False,
+    during_drain: bool = False,
     shutdown_s: float = SHUTDOWN_S,
 ) -> ChildSpec:
     return ChildSpec(
@@ -80,6 +81,7 @@ def _spec(
         ping=ping,
         critical=critical,
         drains=drains,
+        during_drain=during_drain,
     )
 
 

@@ -89,7 +89,8 @@ class Shutdown:
         self._advance()
 
     def after_end(self, child: Child, ended: Ended) -> None:
-        """A child has ended during the stop. Only the draining one is started again: others may hold what it has to hand back."""
+        """A child has ended during the stop. Only the draining one is started again, since others may hold what it has to
+        hand back, and what it relies on."""
         action = None
         if self._may_return(child):
             now_s = self._clock.monotonic_s()
@@ -111,7 +112,12 @@ class Shutdown:
             self._tree.end_for_good(child)
 
     def _may_return(self, child: Child) -> bool:
-        return child.spec.drains and child.ever_ready and self.exit_code == 0
+        if not child.ever_ready or self.exit_code != 0:
+            return False
+        return child.spec.drains or (child.spec.during_drain and self._is_draining())
+
+    def _is_draining(self) -> bool:
+        return any(child.spec.drains and child.state is not ChildState.ENDED for child in self._tree.children.values())
 
     def _restart(self, child: Child, delay_s: float) -> None:
         self._told.discard(child.name)
@@ -127,6 +133,8 @@ class Shutdown:
             for child in group:
                 if child.running and child.name not in self._told:
                     self._tell_stop(child)
+                elif child.state is ChildState.BACKOFF and not self._may_return(child):
+                    self._tree.end_for_good(child)  # its turn to stop came before its restart
             if any(child.state is not ChildState.ENDED and child.name not in self._abandoned for child in group):
                 return
             self._steps.popleft()

@@ -44,6 +44,7 @@ class ChildSpec:
         ping: killed when it stops answering. False for children that may be busy for long.
         critical: past its budget the whole service gives up. False: it stays down and is tried again every restart period,
             and nothing waits for it at start.
+        during_drain: started again also when it dies while the draining child works: that work relies on it.
         drains: the one child whose stop may take the whole shutdown timeout; started again when it crashes during the stop.
     """
 
@@ -58,6 +59,7 @@ class ChildSpec:
     table_bytes: int = 0
     ping: bool = True
     critical: bool = True
+    during_drain: bool = False
     drains: bool = False
 
     def __post_init__(self) -> None:

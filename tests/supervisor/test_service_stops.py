@@ -149,6 +149,32 @@ def test_a_draining_child_that_crashes_is_started_again_with_its_links_and_the_t
         assert service.seen(said="link", child="claimer", incarnation=2, peer="executor")
 
 
+def test_a_child_that_the_drain_relies_on_is_started_again_during_it() -> None:
+    heartbeat = child("heartbeat", during_drain=True)
+    with Service(heartbeat, child("executor"), drainer(1.5), shutdown_timeout_s=20.0) as service:
+        service.wait_ready()
+        service.send(signal.SIGTERM)
+        service.wait_for(said="stop", child="claimer")
+        service.kill("heartbeat")
+        service.wait_for(event="actor.ready", actor="heartbeat", incarnation=2)
+        assert not service.seen(said="stop", child="heartbeat")
+        assert service.wait_exit() == 0
+        assert service.seen(said="stop", child="heartbeat", incarnation=2)
+
+
+def test_a_child_that_waits_for_its_restart_when_its_turn_to_stop_comes_stays_down() -> None:
+    heartbeat = child("heartbeat", during_drain=True)
+    settings = {"restart_backoff_s": 60.0, "restart_backoff_max_s": 60.0, "shutdown_timeout_s": 20.0}
+    with Service(heartbeat, child("executor"), drainer(2.0), **settings) as service:
+        service.wait_ready()
+        service.send(signal.SIGTERM)
+        service.wait_for(said="stop", child="claimer")
+        service.kill("heartbeat")
+        service.wait_for(event="actor.ready", actor="heartbeat", incarnation=2)
+        service.kill("heartbeat", 2)  # the second crash in a row waits for a minute
+        assert service.wait_exit() == 0
+
+
 def test_other_children_that_crash_in_a_drain_stay_down() -> None:
     with Service(child("executor"), drainer(1.5)) as service:
         service.wait_ready()
