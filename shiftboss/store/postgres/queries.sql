@@ -500,7 +500,8 @@ WITH old AS (
 DELETE FROM task_attempts a USING old WHERE a.task_id = old.task_id AND a.fence = old.fence;
 
 -- name: partitions
--- Its bounds stand in a partition's name. `rows` is the planner's count, or -1 when nobody has counted yet.
+-- Its bounds stand in a partition's name. Its second column is the planner's count of rows: 0 or -1
+-- when nobody has counted yet.
 SELECT c.relname, CAST(c.reltuples AS bigint) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = CAST('task_history' AS regclass) ORDER BY c.relname;
 

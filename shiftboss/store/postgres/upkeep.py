@@ -159,7 +159,7 @@ class Upkeep:
                 bounds(connection, lock_timeout_s=_DROP_LOCK_S)
                 if not self._holds(connection, lease, now):
                     return 0
-                if rows < 0:
+                if rows <= 0:  # nobody has counted since it was empty
                     counted = connection.execute(sql.SQL(queries()["count_partition"]).format(partition=partition)).fetchone()
                     rows = 0 if counted is None else counted[0]
                 connection.execute(sql.SQL(queries()["drop_partition"]).format(partition=partition))
