@@ -9,10 +9,10 @@ from threading import Barrier, Thread
 
 import psycopg
 import pytest
-from store_harness import ended, finish, info, new, put, status, take
+from store_harness import ManualClock, ended, finish, info, lead, new, put, status, take
 
 from shiftboss.model import Claim, Lease, TaskState, Verdict
-from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
+from shiftboss.store.base import ClaimAsk, Election, Exchange, LaneAsk
 from shiftboss.store.postgres.exchange import _claim_statement
 from shiftboss.store.postgres.link import BoundedConnection, bounds, run
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
@@ -153,3 +153,22 @@ def test_a_release_of_many_is_one_statement_with_no_row_twice(store: PostgresSto
     leases = [Lease(claim.task_id, claim.fence) for claim in claims]
     store.exchange(Exchange(worker_id="w1", releases=[*leases, *leases]))
     assert {status(store, task_id) for task_id in ids} == {TaskState.PENDING}
+
+
+def test_a_new_leader_waits_for_what_the_old_one_is_writing(pg_database: str) -> None:
+    clock = ManualClock()
+    old, new_one = open_postgres(pg_database, clock=clock), open_postgres(pg_database, clock=clock)
+    lease = lead(old, "a", 30.0)
+    won: list[Election] = []
+    with old._link.connected() as connection, connection.transaction():
+        assert run(connection, "hold_term", {"worker_id": "a", "term": lease.term, "now": clock.now()}).fetchone()
+        clock.advance(31)
+        other = Thread(target=lambda: won.append(new_one.elect("b", 30.0)))
+        other.start()
+        other.join(0.3)
+        assert won == [], "it must not lead beside the other's open transaction"
+    other.join(10)
+    assert won[0].lease is not None
+    assert won[0].lease.term == lease.term + 1
+    old.close()
+    new_one.close()
