@@ -105,7 +105,7 @@ class PostgresTarget:
     def __init__(self, cluster: PgCluster, name: str, folder: Path) -> None:
         self.folder = folder
         self.url = cluster.create_database(name)
-        self._cluster = cluster
+        self._cluster, self._name = cluster, name
         with store_of(self) as store:
             store.migrate()
         self._connection = self.connect()
@@ -138,7 +138,9 @@ class PostgresTarget:
         return int(self.rows("transactions")[0][0])
 
     def close(self) -> None:
+        """Remove the database too: with many of them the server's autovacuum would never rest."""
         self._connection.close()
+        self._cluster.drop_database(self._name)
 
 
 @contextlib.contextmanager
