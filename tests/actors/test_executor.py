@@ -50,7 +50,13 @@ def running(tmp_path: Path) -> Iterator[Running]:
     settings = Settings(database_url=f"sqlite:///{tmp_path / 'none.db'}", log_format="json", imports=("handlers_for_tests",))
     table_fd = table_memory(16)
     table = Table(os.dup(table_fd))
-    with ActorProcess("executor", settings, "2", table_fd=table_fd, env={"PYTHONPATH": str(HERE)}) as process:
+    with ActorProcess(
+        "executor",
+        settings,
+        "2",
+        table_fd=table_fd,
+        env={"PYTHONPATH": os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", "")))},
+    ) as process:
         os.close(table_fd)
         made = Running(process, table)
         yield made
