@@ -172,3 +172,13 @@ def test_a_new_leader_waits_for_what_the_old_one_is_writing(pg_database: str) ->
     assert won[0].lease.term == lease.term + 1
     old.close()
     new_one.close()
+
+
+def test_recovery_passes_over_a_row_that_a_late_finish_still_holds(store: PostgresStore, pg_database: str) -> None:
+    ids = [put(store) for _ in range(3)]
+    take(store, worker_id="gone")
+    lease = lead(store)
+    with psycopg.connect(pg_database) as late:
+        late.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (ids[1],))
+        assert store.recover(lease).pending == 2
+    assert store.recover(lease).pending == 1
