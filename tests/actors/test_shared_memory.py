@@ -165,16 +165,6 @@ def test_a_writer_killed_at_any_line_of_a_start_leaves_a_whole_cell_or_none() ->
 
 # ---- the board
 
-BUSY_BOARD_WRITER = """
-import itertools, sys
-from shiftboss.actors.board import Board
-board = Board(int(sys.argv[1]))
-board.worker_id = "a"
-print("ready", flush=True)
-for number in itertools.count():
-    board.worker_id = "abcdefghij"[number % 10] * (1 + 19 * (number % 11))
-"""
-
 
 @pytest.fixture
 def board_fd() -> int:
@@ -202,19 +192,6 @@ def test_a_shorter_id_leaves_nothing_of_the_longer_one(board_fd: int) -> None:
     board.worker_id = "a-long-host-name-1-abcdef"
     board.worker_id = "b"
     assert board.worker_id == "b"
-
-
-def test_a_reader_never_sees_a_mixed_id(board_fd: int) -> None:
-    board = Board(os.dup(board_fd))
-    seen = set()
-    with child(BUSY_BOARD_WRITER, board_fd):
-        deadline_s = time.monotonic() + 0.5
-        while time.monotonic() < deadline_s:
-            seen.add(board.worker_id)
-    os.close(board_fd)
-    assert len(seen) > 10, "the writer was not writing"
-    mixed = [text for text in seen if len(set(text)) != 1 or len(text) % 19 != 1]
-    assert not mixed
 
 
 def test_a_writer_killed_at_any_line_does_not_hinder_the_next_one(board_fd: int) -> None:
