@@ -106,12 +106,16 @@ MAX_TRACEBACK_CHARS: Final = 32_000
 
 
 def new_task_id() -> str:
-    """A UUID version 7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, then random: new rows sit together in an index."""
-    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
-    raw[6] = (raw[6] & 0x0F) | 0x70
-    raw[8] = (raw[8] & 0x3F) | 0x80
-    text = raw.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    """A UUID version 7 (RFC 9562 §5.7): 48 bits of Unix milliseconds, 12 of their fraction (§6.2, method 3), then random.
+
+    New rows sit together in an index, and ids made one after the other in a process sort in that order (to 0.25 µs).
+    """
+    milliseconds, rest_ns = divmod(time.time_ns(), 1_000_000)
+    fraction = rest_ns * 4096 // 1_000_000
+    random = os.urandom(8).hex()
+    variant = "89ab"[int(random[0], 16) & 3]
+    text = f"{milliseconds:012x}"
+    return f"{text[:8]}-{text[8:]}-7{fraction:03x}-{variant}{random[1:4]}-{random[4:]}"
 
 
 class NewTask(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 _LAST: Final = datetime.max.replace(tzinfo=UTC)
 _FULL_LENGTH: Final = 26  # as `to_text` writes it
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
+_FAR_S: Final = 1e11  # in the year 5138
 _FIRST: Final = datetime.min.replace(tzinfo=UTC)
 
 
@@ -27,6 +29,7 @@ def from_text_or_none(text: str | None) -> datetime | None:
     return None if text is None else from_text(text)
 
 
+@lru_cache(maxsize=1024)  # tasks of one enqueue share their times, and most are due when they were enqueued
 def to_unix(text: str) -> float:
     """A stored moment as Unix seconds."""
     return datetime.fromisoformat(f"{text}+00:00").timestamp() if len(text) == _FULL_LENGTH else from_text(text).timestamp()
@@ -34,7 +37,16 @@ def to_unix(text: str) -> float:
 
 def unix_to_text(seconds: float) -> str:
     """Unix seconds as stored."""
-    return to_text(after(_EPOCH, seconds))
+    if not 0.0 <= seconds < _FAR_S:
+        return to_text(after(_EPOCH, seconds))
+    whole, fraction = divmod(seconds, 1.0)
+    micros = round(fraction * 1e6)
+    return f"{_second_text(whole)}.{micros:06d}" if micros < 1_000_000 else f"{_second_text(whole + 1.0)}.000000"
+
+
+@lru_cache(maxsize=64)  # the attempts of a batch started in the same few seconds; this is on the way of every task
+def _second_text(whole: float) -> str:
+    return (_EPOCH + timedelta(seconds=whole)).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
 
 
 def after(moment: datetime, seconds: float) -> datetime:
