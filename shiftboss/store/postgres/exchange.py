@@ -7,11 +7,9 @@ values of one row are refused, the same is done again row by row, each in a save
 from __future__ import annotations
 
 import logging
-import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 import psycopg
@@ -20,34 +18,39 @@ from psycopg import errors as pg
 from shiftboss.errors import StoreError
 from shiftboss.events import Event, emit
 from shiftboss.model import (
-    DEFAULT_MAX_ATTEMPTS,
-    MAX_ERROR_CHARS,
-    MAX_REFUNDS,
-    MAX_TRACEBACK_CHARS,
     NULL,
     Claim,
     Ended,
-    Lease,
     Outcome,
-    Progress,
     TaskState,
     Verdict,
 )
 from shiftboss.store.base import ClaimAsk, Exchange, Exchanged
 from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.postgres import rows
-from shiftboss.store.postgres.arrays import ascii_only, plain_array, storable, text_array
+from shiftboss.store.postgres.arrays import ascii_only
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import BoundedConnection, Link, Params, Row, bounds, run
+from shiftboss.store.postgres.params import (
+    Key,
+    claim_params,
+    complete_params,
+    counter_params,
+    duration_of,
+    end_params,
+    is_uuid,
+    key_params,
+    lease_keys,
+    lease_params,
+    progress_params,
+    pseudo_end_params,
+)
 
 log = logging.getLogger(__name__)
 
-Key: TypeAlias = tuple[str, int]
 Statement: TypeAlias = tuple[str, Params]
 _MAX_DEADLOCKS: Final = 3
 _ANYWAY: Final = {"complete_tasks": "complete_tasks_anyway"}
-_LATEST_S: Final = 1e11  # the year 5138
-_UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
@@ -111,12 +114,19 @@ def _end_statements(request: Exchange, ended: Sequence[Ended], now: datetime | N
 
 def _other_statements(request: Exchange, now: datetime | None) -> Iterator[Statement]:
     if request.starts:
-        yield "start_tasks", _lease_params(request.starts, now)
+        yield "start_tasks", lease_params(request.starts, now)
     if request.releases:
-        yield "end_attempts", pseudo_end_params(request.worker_id, "released", [*dict.fromkeys(_keys(request.releases))], now)
+        yield (
+            "end_attempts",
+            pseudo_end_params(request.worker_id, "released", [*dict.fromkeys(lease_keys(request.releases))], now),
+        )
     if request.progress:
         latest = {(item.task_id, item.fence): item for item in request.progress if is_uuid(item.task_id)}
-        yield "store_progress", _progress_params(list(latest.values()), now)
+        yield "store_progress", progress_params(list(latest.values()), now)
+
+
+def _claim_statement(request: Exchange, ask: ClaimAsk, now: datetime | None) -> Statement:
+    return ("claim" if ask.merge is None else f"claim_{ask.merge}"), claim_params(request.worker_id, ask, now)
 
 
 def _counter_statements(request: Exchange, applied: Mapping[Key, Applied]) -> Iterator[Statement]:
@@ -124,16 +134,7 @@ def _counter_statements(request: Exchange, applied: Mapping[Key, Applied]) -> It
     for delta in (*request.counters, *outcome_counters(applied.values())):
         totals[delta.name, delta.labels] = totals.get((delta.name, delta.labels), 0.0) + delta.value
     if totals:
-        ordered = sorted(totals)
-        yield (
-            "add_counters",
-            {
-                "worker_id": request.worker_id,
-                "names": text_array(name for name, _ in ordered),
-                "labels": text_array(storable(labels) for _, labels in ordered),
-                "values": plain_array(totals[key] for key in ordered),
-            },
-        )
+        yield "add_counters", counter_params(request.worker_id, totals)
 
 
 def _applied(ended: Iterable[Ended], answers: Iterable[Row]) -> dict[Key, Applied]:
@@ -143,7 +144,7 @@ def _applied(ended: Iterable[Ended], answers: Iterable[Row]) -> dict[Key, Applie
     for task_id, fence, type_, attempt, *status in answers:
         item = told[task_id, fence]
         state = TaskState(status[0]) if status else TaskState.COMPLETED
-        applied[task_id, fence] = Applied(type_, attempt, item.outcome, state, _duration(item))
+        applied[task_id, fence] = Applied(type_, attempt, item.outcome, state, duration_of(item))
     return applied
 
 
@@ -225,104 +226,9 @@ def _verdicts(link: Link, ended: Sequence[Ended], applied: Mapping[Key, Applied]
 def _already_applied(link: Link, refused: Sequence[Key]) -> set[Key]:
     if not refused:
         return set()
-    answers = link.rows("judge_refused", _key_params(refused), pinned=True)
+    answers = link.rows("judge_refused", key_params(refused), pinned=True)
     return {(task_id, fence) for task_id, fence, already in answers if already}
 
 
 def _keyed(ended: Iterable[Ended], verdicts: Iterable[Verdict]) -> Iterator[tuple[Key, Verdict]]:
     return (((item.task_id, item.fence), verdict) for item, verdict in zip(ended, verdicts, strict=True))
-
-
-def is_uuid(text: str) -> bool:
-    """Whether PostgreSQL will take `text` for a task's id."""
-    return _UUID.fullmatch(text) is not None
-
-
-# ---- parameters
-
-
-def complete_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
-    return {
-        **_key_params([(item.task_id, item.fence) for item in ended]),
-        "results": text_array(None if item.result == NULL else _text(item.result) for item in ended),
-        "starts": plain_array(_moment(item.started_at) for item in ended),
-        "durations": plain_array(_duration(item) for item in ended),
-        "slot": worker_id,
-        "now": now,
-    }
-
-
-def end_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
-    return {
-        **_key_params([(item.task_id, item.fence) for item in ended]),
-        "outcomes": plain_array(item.outcome.value for item in ended),
-        "errors": text_array(storable(item.error, MAX_ERROR_CHARS) for item in ended),
-        "tracebacks": text_array(storable(item.traceback, MAX_TRACEBACK_CHARS) for item in ended),
-        "retries": plain_array(item.retry_in_s for item in ended),
-        "starts": plain_array(_moment(item.started_at) for item in ended),
-        "durations": plain_array(_duration(item) for item in ended),
-        **_end_constants(worker_id, now),
-    }
-
-
-def pseudo_end_params(slot: str, outcome: str, keys: Sequence[Key], now: datetime | None) -> Params:
-    """For ends that no attempt reports: `released` and `lost`."""
-    nothing = plain_array(None for _ in keys)
-    return {
-        **_key_params(keys),
-        "outcomes": plain_array(outcome for _ in keys),
-        **dict.fromkeys(("errors", "tracebacks", "retries", "starts", "durations"), nothing),
-        **_end_constants(slot, now),
-    }
-
-
-def _text(json: msgspec.Raw) -> str:
-    """What is not UTF-8 becomes lone surrogates, which psycopg refuses: the row then goes its own way."""
-    return bytes(json).decode("utf-8", "surrogateescape")
-
-
-def _moment(unix_s: float | None) -> float | None:
-    """A worker's clock may say anything; only what a timestamp can hold is worth keeping."""
-    return unix_s if unix_s is not None and 0 <= unix_s < _LATEST_S else None
-
-
-def _duration(item: Ended) -> float:
-    return item.duration_s if math.isfinite(item.duration_s) else 0.0
-
-
-def _end_constants(slot: str, now: datetime | None) -> dict[str, Any]:
-    return {"slot": slot, "now": now, "default_max_attempts": DEFAULT_MAX_ATTEMPTS, "max_refunds": MAX_REFUNDS}
-
-
-def _key_params(keys: Sequence[Key]) -> dict[str, str]:
-    return {"ids": plain_array(task_id for task_id, _ in keys), "fences": plain_array(fence for _, fence in keys)}
-
-
-def _keys(leases: Iterable[Lease]) -> Iterator[Key]:
-    return ((lease.task_id, lease.fence) for lease in leases if is_uuid(lease.task_id))
-
-
-def _lease_params(leases: Sequence[Lease], now: datetime | None) -> Params:
-    return {**_key_params([*dict.fromkeys(_keys(leases))]), "now": now}
-
-
-def _progress_params(progress: Sequence[Progress], now: datetime | None) -> Params:
-    texts = [msgspec.json.encode({"percent": item.percent, "note": storable(item.note)}).decode() for item in progress]
-    return {**_key_params([(item.task_id, item.fence) for item in progress]), "progress": text_array(texts), "now": now}
-
-
-def _claim_statement(request: Exchange, ask: ClaimAsk, now: datetime | None) -> Statement:
-    params = {
-        "queues": text_array(lane.queue for lane in ask.lanes),
-        "priorities": plain_array(lane.priority for lane in ask.lanes),
-        "limits": plain_array(lane.limit for lane in ask.lanes),
-        "sinces": plain_array(lane.since for lane in ask.lanes),
-        "types": text_array(info.type for info in ask.types),
-        "max_attempts": plain_array(info.max_attempts for info in ask.types),
-        "timeouts": plain_array(info.timeout_s for info in ask.types),
-        "most": ask.limit,
-        "running": ask.running,
-        "worker_id": request.worker_id,
-        "now": now,
-    }
-    return ("claim" if ask.merge is None else f"claim_{ask.merge}"), params

@@ -13,8 +13,8 @@ from shiftboss.model import TaskState, TaskView
 from shiftboss.store.base import Cancelled, TaskFilter
 from shiftboss.store.postgres import rows
 from shiftboss.store.postgres.arrays import plain_array
-from shiftboss.store.postgres.exchange import is_uuid
 from shiftboss.store.postgres.link import Link, Row
+from shiftboss.store.postgres.params import is_uuid
 from shiftboss.store.postgres.upkeep import NIL_ID
 
 _BATCH: Final = 1_000

@@ -27,9 +27,10 @@ from shiftboss.store.postgres import migrate, operate, rows
 from shiftboss.store.postgres.arrays import text_array
 from shiftboss.store.postgres.dsn import parse_dsn
 from shiftboss.store.postgres.enqueue import plan_enqueue
-from shiftboss.store.postgres.exchange import exchange, is_uuid
+from shiftboss.store.postgres.exchange import exchange
 from shiftboss.store.postgres.link import Link, bounds, run
 from shiftboss.store.postgres.listen import PostgresListener
+from shiftboss.store.postgres.params import is_uuid
 from shiftboss.store.postgres.sqltext import psycopg_sql
 from shiftboss.store.postgres.upkeep import Upkeep
 

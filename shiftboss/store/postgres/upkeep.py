@@ -16,8 +16,8 @@ from shiftboss.lease import LeaderLease
 from shiftboss.model import TaskState
 from shiftboss.store.base import Election, Recovered, Retention
 from shiftboss.store.postgres.errors import is_data_error
-from shiftboss.store.postgres.exchange import Key, pseudo_end_params
 from shiftboss.store.postgres.link import BoundedConnection, Link, bounds, run
+from shiftboss.store.postgres.params import Key, pseudo_end_params
 from shiftboss.store.postgres.sqltext import queries
 
 log = logging.getLogger(__name__)
