@@ -1,7 +1,8 @@
 """Shared memory of one whole service: who this worker is and a few figures, each written by one actor and read by all.
 
 It outlives every actor but not the service, so a restarted heartbeat goes on under the same worker id.
-A sequence number round each write (odd while it is going on) lets a reader see a whole text or try again.
+The id has two places; a number says how often it was written, and so which of them holds. A writer fills the other one and
+then raises the number, so one that dies half-way has changed nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import os
 import struct
 from typing import Final
 
-_SEQUENCE: Final = struct.Struct("=Q")
+_WRITES: Final = struct.Struct("=Q")
 _IDENTITY: Final = struct.Struct("=H200s")
 _FIGURE: Final = struct.Struct("=d")
-_IDENTITY_AT: Final = 8
-_FIGURES_AT: Final = {"capacity": 512, "active": 520, "beat_s": 528, "claimer_s": 536, "database_down_s": 544}
+_IDENTITIES_AT: Final = (8, 256)
+_FIGURES_AT: Final = {"capacity": 512, "active": 520, "beat_s": 528, "claimer_s": 536}
 
 
 class Board:
@@ -27,23 +28,21 @@ class Board:
 
     @property
     def worker_id(self) -> str:
-        """The id this worker is registered under; empty before it is. Written by the heartbeat."""
+        """The id this worker is registered under; empty before it is. Written by the heartbeat alone."""
         while True:
-            before = self._sequence()
-            length, text = _IDENTITY.unpack_from(self._memory, _IDENTITY_AT)
-            if before % 2 == 0 and self._sequence() == before:
+            writes = self._writes()
+            length, text = _IDENTITY.unpack_from(self._memory, _IDENTITIES_AT[writes % 2])
+            if self._writes() - writes < 1:  # else this place may be just what is being written to
                 return str(text[:length].decode())
 
     @worker_id.setter
     def worker_id(self, value: str) -> None:
-        # A writer that died half-way left the number odd; rounding up to odd again keeps it right.
-        writing = self._sequence() | 1
-        _SEQUENCE.pack_into(self._memory, 0, writing)
-        _IDENTITY.pack_into(self._memory, _IDENTITY_AT, len(value.encode()), value.encode())
-        _SEQUENCE.pack_into(self._memory, 0, writing + 1)
+        text, writes = value.encode(), self._writes() + 1
+        _IDENTITY.pack_into(self._memory, _IDENTITIES_AT[writes % 2], len(text), text)
+        _WRITES.pack_into(self._memory, 0, writes)
 
-    def _sequence(self) -> int:
-        value: int = _SEQUENCE.unpack_from(self._memory, 0)[0]
+    def _writes(self) -> int:
+        value: int = _WRITES.unpack_from(self._memory, 0)[0]
         return value
 
     def set(self, figure: str, value: float) -> None:
