@@ -155,6 +155,14 @@ def test_a_peer_that_does_not_read_holds_up_nobody_and_loses_nothing(pair: Pair)
     assert came == sent
 
 
+def test_messages_told_while_a_jam_dissolves_do_not_overtake(refs: tuple[Side, Side]) -> None:
+    claimer, executor = refs
+    sent = [Recall([number] * (1 if number % 2 else 100_000)) for number in range(300)]
+    for message in sent:
+        claimer.ref.tell(message)
+    assert [executor.next() for _ in sent] == sent
+
+
 def test_after_a_jam_messages_go_out_at_once_again(pair: Pair) -> None:
     pair.raw.settimeout(PATIENCE_S)
     for number in range(3):
