@@ -77,8 +77,8 @@ def _plain(value: object) -> str | int | float | bool | None:
 
 
 def _pairs(fields: Mapping[str, object]) -> str:
-    """` key=value key="two words"`; empty when there are none."""
-    return "".join(f" {escape(str(key))}={_quoted(value)}" for key, value in fields.items())
+    """` key=value key="two words"`; empty when there are none. What is not known is left out: people read these lines."""
+    return "".join(f" {escape(str(key))}={_quoted(value)}" for key, value in fields.items() if value is not None)
 
 
 def _quoted(value: object) -> str:

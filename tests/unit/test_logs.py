@@ -106,7 +106,7 @@ def test_json_is_one_object_a_line_with_the_task() -> None:
 
 def test_journal_lines_have_a_priority_and_stay_one_entry() -> None:
     lines = logged("journal").written.splitlines()  # type: ignore[attr-defined]
-    assert lines[0] == '<4>executor-1 [mail:send 0190 attempt 2] task.failed error="two words" seconds=1.5 none=null'
+    assert lines[0] == '<4>executor-1 [mail:send 0190 attempt 2] task.failed error="two words" seconds=1.5'
     assert lines[1] == r"<6>executor-1 [mail:send 0190 attempt 2] app line one\nline two \x1b[2J \u202e task_id=7"
     assert lines[2].startswith(
         r"<3>executor-1 [mail:send 0190 attempt 2] app caught traceback=Traceback (most recent call last):\n"
