@@ -54,12 +54,6 @@ def test_signals_for_the_service_do_nothing_to_a_child(gateway: ActorProcess) ->
     assert "T (stopped)" not in status
 
 
-def test_usr1_shows_the_stacks_of_all_threads(gateway: ActorProcess) -> None:
-    gateway.process.send_signal(signal.SIGUSR1)
-    gateway.raw.wait(lambda line: "process.py" in line, "a stack")
-    gateway.ping()
-
-
 def test_stop_ends_it_with_zero(gateway: ActorProcess) -> None:
     gateway.tell(control.Stop(drain_s=0, grace_s=0))
     assert gateway.wait_exit() == 0
