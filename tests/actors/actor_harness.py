@@ -13,7 +13,7 @@ import msgspec
 from shiftboss.actors.layout import CELL_BYTES
 from shiftboss.model import Claim, new_task_id
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 Found = TypeVar("Found")
 
 

@@ -95,7 +95,7 @@ class Scene:
         assert found is not None, f"task {task_id} is lost"
         return found
 
-    def wait_status(self, task_id: str, status: TaskState, timeout_s: float = 10.0) -> TaskView:
+    def wait_status(self, task_id: str, status: TaskState, timeout_s: float = 30.0) -> TaskView:
         def look() -> TaskView | None:
             view = self.view(task_id)
             return view if view.status is status else None

@@ -58,7 +58,7 @@ class FakeExecutor:
             for cell, claim in zip(message.cells, message.claims, strict=True)
         }
 
-    def wait_for(self, task_id: str, timeout_s: float = 10.0) -> tuple[int, Claim]:
+    def wait_for(self, task_id: str, timeout_s: float = 30.0) -> tuple[int, Claim]:
         """The cell and the claim of a task, as soon as it is sent here."""
 
         def has_it(message: Any) -> bool:

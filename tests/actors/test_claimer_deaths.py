@@ -92,7 +92,7 @@ def test_a_link_that_a_grandchild_keeps_open_delays_a_burial_only_so_long(scene:
     executor.hello()
     executor.start(task_id)
     executor.tell_death()
-    claimer.said.wait_type(control.PeerBuried, timeout_s=4.0)
+    claimer.said.wait_type(control.PeerBuried, timeout_s=10.0)
     assert scene.outcomes(task_id) == [Outcome.CRASHED]
 
 
@@ -263,7 +263,7 @@ def test_at_the_deadline_attempts_are_cancelled_and_after_the_grace_handed_back_
     assert time.monotonic() - stopped_s >= 0.4
     executor.finish(obeys, Outcome.INTERRUPTED, error="interrupted")
     assert claimer.wait_exit() == 0
-    assert 0.9 <= time.monotonic() - stopped_s < 4.0
+    assert 0.9 <= time.monotonic() - stopped_s < 15.0
     for task_id in (obeys, stuck):
         view = scene.view(task_id)
         assert (view.status, view.attempts) == (TaskState.PENDING, 0)
@@ -294,7 +294,7 @@ def test_an_idle_claimer_stops_at_once(scene: Scene) -> None:
     stopped_s = time.monotonic()
     claimer.tell(control.Stop(drain_s=60.0, grace_s=60.0))
     assert claimer.wait_exit() == 0
-    assert time.monotonic() - stopped_s < 3.0
+    assert time.monotonic() - stopped_s < 15.0
 
 
 def test_an_executor_that_dies_during_a_stop_does_not_hold_it_up(scene: Scene) -> None:

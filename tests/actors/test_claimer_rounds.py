@@ -64,7 +64,7 @@ def test_an_enqueue_wakes_an_idle_claimer(scene: Scene) -> None:
     executor.hello(slots=2)
     for _ in range(3):
         task_id = scene.put()
-        executor.wait_for(task_id, timeout_s=3.0)
+        executor.wait_for(task_id, timeout_s=8.0)
         executor.finish(task_id)
         scene.wait_status(task_id, TaskState.COMPLETED)
 
@@ -191,10 +191,10 @@ def test_a_task_that_waits_behind_another_moves_to_the_executor_with_a_free_slot
     cell, claim = busy.claims()[waits]
     free = scene.executor(claimer, "executor-2")
     free.hello(slots=1)
-    recall = busy.heard.wait_type(Recall, timeout_s=2.0)
+    recall = busy.heard.wait_type(Recall, timeout_s=8.0)
     assert recall.cells == [cell]
     busy.give_back()
-    assert free.wait_for(waits, timeout_s=2.0)[1] == claim, "the claim itself moves"
+    assert free.wait_for(waits, timeout_s=8.0)[1] == claim, "the claim itself moves"
     claimer.ping()
     assert len(busy.heard.of(Recall)) == 1
 
@@ -286,7 +286,7 @@ def test_a_cancelled_task_is_asked_to_stop_and_ends_as_cancelled(scene: Scene) -
     executor.hello()
     executor.start(task_id)
     assert scene.store.cancel(TaskFilter(ids=[task_id])).requested == 1
-    assert executor.heard.wait_type(CancelAttempt, timeout_s=5.0).reason == "cancel"
+    assert executor.heard.wait_type(CancelAttempt, timeout_s=10.0).reason == "cancel"
     executor.finish(task_id, Outcome.CANCELLED, error="cancelled")
     scene.wait_status(task_id, TaskState.CANCELLED)
 

@@ -16,7 +16,7 @@ from shiftboss.actors.link import FrameReader, PeerRef
 from shiftboss.actors.messages import CancelAttempt, Execute, Finished, Recall, Returned, ToClaimer, ToExecutor
 from shiftboss.model import Ended, Outcome, new_task_id
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 END = "end"
 
 

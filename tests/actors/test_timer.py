@@ -41,7 +41,7 @@ def test_it_comes_when_due_and_not_before(alarms: Alarms) -> None:
     alarms.timer.after("a", 0.05)
     name, came_s = alarms.next()
     assert name == "a"
-    assert 0.05 <= came_s - set_s < 2.0
+    assert 0.05 <= came_s - set_s < 15.0
 
 
 def test_they_come_in_the_order_of_their_times_not_of_their_setting(alarms: Alarms) -> None:
