@@ -121,7 +121,7 @@ SECOND_WAY: dict[tuple[State, TaskEvent, State], Callable[[World, str], object]]
     (TaskState.RUNNING, TaskEvent.CANCEL, TaskState.CANCELLED): _cancel_and_obey,
 }
 
-TRIPLES = [(state, event, target) for (state, event), targets in TASK_TRANSITIONS.items() for target in targets]
+TRIPLES = [(state, event, target) for (state, event), targets in TASK_TRANSITIONS.items() for target in sorted(targets, key=str)]
 REFUSED = [pair for pair in product(ARRANGE, TaskEvent) if pair not in TASK_TRANSITIONS]
 
 

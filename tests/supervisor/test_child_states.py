@@ -34,7 +34,7 @@ def test_every_event_is_used_and_those_of_a_process_need_one() -> None:
         assert not (origin in WITH_PROCESS and event is ChildEvent.SPAWN), "two processes for one child"
 
 
-@pytest.mark.parametrize("state", WITH_PROCESS)
+@pytest.mark.parametrize("state", sorted(WITH_PROCESS))
 def test_a_process_may_always_end_or_be_killed(state: ChildState) -> None:
     assert after(state, ChildEvent.END) is ChildState.ENDED
     assert after(state, ChildEvent.DELAY) is ChildState.BACKOFF
