@@ -12,11 +12,10 @@ import os
 import struct
 from typing import Final
 
-_WRITES: Final = struct.Struct("=Q")
 _IDENTITY: Final = struct.Struct("=H200s")
-_FIGURE: Final = struct.Struct("=d")
 _IDENTITIES_AT: Final = (8, 256)
-_FIGURES_AT: Final = {"capacity": 512, "active": 520, "beat_s": 528, "claimer_s": 536}
+_FIGURES_AT: Final = 512
+_FIGURES: Final = {"capacity": 0, "active": 1, "beat_s": 2, "claimer_s": 3}
 
 
 class Board:
@@ -25,30 +24,28 @@ class Board:
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, os.fstat(fd).st_size)
         os.close(fd)
+        # Items of a view are stored at once; struct writes zeros first and then bytes, and readers do see them.
+        self._writes = memoryview(self._memory)[:8].cast("Q")
+        self._figures = memoryview(self._memory)[_FIGURES_AT : _FIGURES_AT + 8 * len(_FIGURES)].cast("d")
 
     @property
     def worker_id(self) -> str:
         """The id this worker is registered under; empty before it is. Written by the heartbeat alone."""
         while True:
-            writes = self._writes()
+            writes = self._writes[0]
             length, text = _IDENTITY.unpack_from(self._memory, _IDENTITIES_AT[writes % 2])
-            if self._writes() - writes < 1:  # else this place may be just what is being written to
+            if self._writes[0] == writes:  # else this place may be just what is being written to
                 return str(text[:length].decode())
 
     @worker_id.setter
     def worker_id(self, value: str) -> None:
-        text, writes = value.encode(), self._writes() + 1
+        text, writes = value.encode(), self._writes[0] + 1
         _IDENTITY.pack_into(self._memory, _IDENTITIES_AT[writes % 2], len(text), text)
-        _WRITES.pack_into(self._memory, 0, writes)
-
-    def _writes(self) -> int:
-        value: int = _WRITES.unpack_from(self._memory, 0)[0]
-        return value
+        self._writes[0] = writes
 
     def set(self, figure: str, value: float) -> None:
         """Write a figure: `capacity` and `active` in slots, `beat_s`, `claimer_s` (monotonic seconds of the last success)."""
-        _FIGURE.pack_into(self._memory, _FIGURES_AT[figure], value)
+        self._figures[_FIGURES[figure]] = value
 
     def get(self, figure: str) -> float:
-        value: float = _FIGURE.unpack_from(self._memory, _FIGURES_AT[figure])[0]
-        return value
+        return self._figures[_FIGURES[figure]]

@@ -60,6 +60,7 @@ AWAKE_AFTER_ROUNDS: Final = 20  # full claims in a row after which ringing is a 
 LINK_DRAIN_S: Final = 1.0  # how long the last words of a dead executor are waited for
 LINGER_S: Final = 0.004  # outcomes gather this long while the executors still have work
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
+HELLO_S: Final = 2.0  # how long a stop waits for executors that have not said what they hold
 LAST_TRY_S: Final = 1.0  # past the stop's deadline, for a database that is slow
 
 
@@ -85,12 +86,13 @@ class Claimer(ProcessActor):
         self._quiet = False
         self._stop_at_s: float | None = None
         self._gone_at_s = 0.0
+        self._hello_until_s = 0.0
         self._cancelled_all = False
 
     def begin(self) -> None:
         self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
         Doorbell.start(self._store.listener, self.actor_ref, self._board)
-        self._timer.after("round", 0.0)
+        self._soon()
         self._timer.after("reconcile", self.settings.heartbeat_interval_s)
         self._timer.after("cancels", CANCEL_POLL_S)
         self._timer.after("unknown", UNKNOWN_FIRST_S)
@@ -147,7 +149,7 @@ class Claimer(ProcessActor):
         try:
             duty()
         except StoreUnavailable as error:
-            self._outage.wait_s(error)
+            self._timer.after("round", self._outage.wait_s(error))
 
     def _from_peer(self, message: FromPeer) -> None:
         peer = self._peers.get(message.peer)
@@ -160,7 +162,7 @@ class Claimer(ProcessActor):
                 self._returned(peer, list(cells))
             case ProgressMade(progress=progress):
                 self._outbox.progress(progress)
-                self._timer.sooner("round", PROGRESS_STORED_S)
+                self._soon(PROGRESS_STORED_S)
             case Hello() as hello:
                 self._hello(peer, hello)
 
@@ -177,6 +179,9 @@ class Claimer(ProcessActor):
         def pass_end() -> None:
             self.actor_ref.tell(LinkDown(name, incarnation))
 
+        former = self._peers.get(name)
+        if former is not None:
+            self._bury(former)  # its successor is here: no more waiting for its last words
         ref = PeerRef[ToClaimer](socket.socket(fileno=linked.socket_fd), ToClaimer, pass_on, pass_end)
         self._peers[name] = Peer(name, incarnation, ref, Table(linked.table_fd))
 
@@ -189,7 +194,7 @@ class Claimer(ProcessActor):
             peer.ref.tell(Stopping())
             peer.ref.tell(Recall())
         self._lanes.drained = False
-        self._timer.after("round", 0.0)
+        self._soon()
         self._timer.sooner("watch", WATCH_S)
 
     def _link_down(self, message: LinkDown) -> None:
@@ -215,14 +220,18 @@ class Claimer(ProcessActor):
         if not peer.link_down and time.monotonic() - peer.died_s < LINK_DRAIN_S:
             self._timer.sooner("watch", WATCH_S)
             return
+        self._bury(peer)
+
+    def _bury(self, peer: Peer) -> None:
+        death = peer.death or PeerDied(peer=peer.name, incarnation=peer.incarnation)
         for holding in peer.holdings.values():
-            self._end_of_holding(peer, peer.death, holding)
+            self._end_of_holding(peer, death, holding)
         self._outbox.forget_peer(peer)
         self._outbox.bury(peer.name, peer.incarnation)
         del self._peers[peer.name]
         peer.close()
         self._show_capacity()
-        self._timer.after("round", 0.0)
+        self._soon()
 
     def _end_of_holding(self, peer: Peer, death: PeerDied, holding: Holding) -> None:
         started_ns = peer.started_ns(holding)
@@ -238,7 +247,7 @@ class Claimer(ProcessActor):
             self._outbox.end(Waiting(ended_of_stranger(death, cell)))
         table.close()
         self._outbox.bury(death.peer, death.incarnation)
-        self._timer.after("round", 0.0)
+        self._soon()
 
     def _show_capacity(self) -> None:
         self._board.set("capacity", sum(peer.slots for peer in self._peers.values()))
@@ -258,7 +267,7 @@ class Claimer(ProcessActor):
         self._typical = self._typical.after(total_s / len(cells))
         if peer.replacing and not any(holding.cancel_reason for holding in peer.holdings.values()):
             peer.accepting, peer.replacing = True, False  # it stopped in time; the process may stay
-        self._timer.sooner("round", LINGER_S if self._has_work_for_long() else 0.0)
+        self._soon(LINGER_S if self._has_work_for_long() else 0.0)
 
     def _has_work_for_long(self) -> bool:
         """Whether every executor still has more than half of what it may hold, so that a round can wait for company."""
@@ -277,7 +286,7 @@ class Claimer(ProcessActor):
                 self._release(holding.claim)
             else:
                 other.execute([holding.claim])
-        self._timer.after("round", 0.0)
+        self._soon()
 
     def _release(self, claim: Claim) -> None:
         self._outbox.release(Lease(claim.task_id, claim.fence))
@@ -286,6 +295,11 @@ class Claimer(ProcessActor):
         return [peer for peer in self._peers.values() if peer.usable]
 
     # ---- the round
+
+    def _soon(self, delay_s: float = 0.0) -> None:
+        """Have a round, unless the database is away: then the next one waits for its time, whatever comes in."""
+        if not self._outage.lasting:
+            self._timer.sooner("round", delay_s)
 
     def _round(self) -> None:
         """One round; started by the timer of that name, so that any number of reasons make one round."""
@@ -331,7 +345,9 @@ class Claimer(ProcessActor):
             return None  # a few tasks more would not be worth a transaction of their own
         lanes = self._lanes.lanes(self._store)
         held = (
-            Counter(holding.claim.queue for peer in usable for holding in peer.holdings.values()) if self._lanes.limited else {}
+            Counter(holding.claim.queue for peer in self._peers.values() for holding in peer.holdings.values())
+            if self._lanes.limited
+            else {}
         )
         asks = lane_asks(lanes, room, held, self._lanes.marks())
         if not asks:
@@ -387,7 +403,7 @@ class Claimer(ProcessActor):
         self._set_sleeping()
         more = request is not None and request.claim is not None and not self._lanes.drained
         if more or self._outbox.owes_outcomes:
-            self._timer.after("round", 0.0)
+            self._soon()
         if self._lanes.drained and self._may_claim():
             self._timer.sooner("poll", self._lanes.poll_s)
         if any(peer.holdings for peer in self._peers.values()):
@@ -399,7 +415,7 @@ class Claimer(ProcessActor):
 
     def _look_for_tasks(self, *, rung: bool) -> None:
         self._lanes.look_again(rung=rung)
-        self._timer.sooner("round", 0.0)
+        self._soon()
 
     def _set_sleeping(self) -> None:
         """Producers ring only when someone sleeps. Looked at once more after saying so: a task may have slipped in before."""
@@ -414,7 +430,7 @@ class Claimer(ProcessActor):
         self._sleeping = sleep
         if sleep:
             self._lanes.look_again(rung=False)
-            self._timer.after("round", 0.0)
+            self._soon()
 
     # ---- duties beside the rounds
 
@@ -425,7 +441,7 @@ class Claimer(ProcessActor):
             else:
                 self._watcher.look(peer)
         if self._outbox:
-            self._timer.sooner("round", 0.0)
+            self._soon()
         if any(peer.holdings or peer.death for peer in self._peers.values()):
             self._timer.sooner("watch", WATCH_S)
 
@@ -447,6 +463,7 @@ class Claimer(ProcessActor):
         if not all(peer.said_hello for peer in self._peers.values()):
             return
         owned = self._store.owned(self._worker_id)
+        self._board.set("claimer_s", time.monotonic())
         known = self._outbox.leases()
         known |= {(one.claim.task_id, one.claim.fence) for peer in self._peers.values() for one in peer.holdings.values()}
         unknown = [Lease(one.task_id, one.fence) for one in owned if (one.task_id, one.fence) not in known]
@@ -454,7 +471,7 @@ class Claimer(ProcessActor):
             message = "ours in the database, held by nobody: given back"
             emit(log, logging.WARNING, Event.TASK_RELEASED, message, count=len(unknown))
             self._outbox.release(*unknown)
-            self._timer.after("round", 0.0)
+            self._soon()
 
     def _check_identity(self) -> None:
         """A new worker id means that the old one was declared dead: its tasks may run elsewhere, so ours stop."""
@@ -488,6 +505,8 @@ class Claimer(ProcessActor):
     def _begin_stop(self, stop: Stop) -> None:
         """Claim nothing more, give back what has not started, wait for the rest, then for less and less."""
         first = self._stop_at_s is None
+        if first:
+            self._hello_until_s = time.monotonic() + HELLO_S
         at_s = time.monotonic() + stop.drain_s
         self._stop_at_s = at_s if self._stop_at_s is None else min(at_s, self._stop_at_s)
         self._gone_at_s = self._stop_at_s + stop.grace_s
@@ -501,7 +520,9 @@ class Claimer(ProcessActor):
         assert self._stop_at_s is not None
         now_s = time.monotonic()
         held = [(peer, holding) for peer in self._peers.values() for holding in peer.holdings.values()]
-        if not held and not self._outbox.owes_outcomes:
+        # A claimer that has just started may not know yet what its executors hold.
+        silent = now_s < self._hello_until_s and not all(peer.said_hello for peer in self._peers.values())
+        if not held and not self._outbox.owes_outcomes and not silent:
             self._finish_stop()
         if now_s >= self._stop_at_s and not self._cancelled_all:
             self._cancel_all(held)
@@ -509,8 +530,8 @@ class Claimer(ProcessActor):
             self._hand_back(held)
             if now_s >= self._gone_at_s + LAST_TRY_S or not self._outbox.owes_outcomes:
                 self._finish_stop()
-        if self._outbox and not self._outage.lasting:
-            self._timer.sooner("round", 0.0)
+        if self._outbox:
+            self._soon()
         self._timer.sooner("stop", WATCH_S)
         self.process.tell_parent(Report(status=f"draining, {len(held)} running"))
 

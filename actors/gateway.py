@@ -37,6 +37,11 @@ COUNTS_FRESH_S: Final = 5.0  # a scrape makes the database count pending tasks a
 EXIT_NO_ADDRESS: Final = 1
 
 
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class Gateway(ProcessActor):
     """Serves what others ask for, in one process with its own connection."""
 
@@ -55,7 +60,8 @@ class Gateway(ProcessActor):
     def begin(self) -> None:
         address = (self.settings.metrics_host, self.settings.metrics_port)
         try:
-            listener = socket.create_server(address, reuse_port=False)
+            family = socket.AF_INET6 if ":" in self.settings.metrics_host else socket.AF_INET
+            listener = socket.create_server(address, family=family)
         except OSError as error:
             log.error(
                 "cannot listen on %s:%d: %s. Is another worker or program there? Set METRICS_PORT (0 takes any free port)",
@@ -64,7 +70,7 @@ class Gateway(ProcessActor):
             )
             self.process.end(EXIT_NO_ADDRESS)
         threading.Thread(target=self._serve, args=(listener,), name="shiftboss-http", daemon=True).start()
-        emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=f"http://{self.settings.metrics_host}:{listener.getsockname()[1]}")
+        emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=_url(listener))
         self.ready()
 
     def receive(self, message: Any) -> Any:

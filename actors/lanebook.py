@@ -33,6 +33,7 @@ class LaneBook:
         self._read_s = 0.0
         self._marks: dict[tuple[str, int], float] = {}
         self._marks_reset_s = 0.0
+        self._barren: set[tuple[str, int]] = set()
         self.drained = False
         self.poll_s = FIRST_POLL_S
         self.full_rounds = 0
@@ -52,6 +53,7 @@ class LaneBook:
         self.poll_s = FIRST_POLL_S if rung else min(self.poll_s * 2, self._longest_poll_s)
         self.drained = False
         self._read_s = 0.0
+        self._barren = set()
 
     def lanes(self, store: Store) -> list[Lane]:
         """The lanes in the order in which to drain them, from the database when what is known is old."""
@@ -59,7 +61,8 @@ class LaneBook:
         if now_s - self._read_s > LANES_FRESH_S:
             self._lanes, self._read_s = store.lanes(self._only), now_s
             self._limited = frozenset(lane.queue for lane in self._lanes if lane.concurrency is not None)
-        return order_lanes(self._lanes, self._strategy, self._rng)
+        fruitful = [lane for lane in self._lanes if (lane.queue, lane.priority) not in self._barren]
+        return order_lanes(fruitful, self._strategy, self._rng)
 
     def marks(self) -> dict[tuple[str, int], float]:
         """Where each lane's live rows begin (`LaneAsk.since`), as far as that is known."""
@@ -73,10 +76,19 @@ class LaneBook:
         if len(claims) < ask.limit and any(lane.since is not None for lane in ask.lanes):
             self._marks = {}  # something older may be there: look again from the beginning before going idle
             return
-        self.drained = len(claims) < ask.limit
+        self.drained = len(claims) < ask.limit and not self._step_down(ask, claims)
         self.full_rounds = 0 if self.drained else self.full_rounds + 1
         if claims:
             self.poll_s = FIRST_POLL_S
         if ask.merge is None:
             for claim in claims:
                 self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S
+
+    def _step_down(self, ask: ClaimAsk, claims: Sequence[Claim]) -> bool:
+        """Leave lanes of limited queues out that gave nothing (not due, or of types unknown here): only one lane of such a
+        queue is asked at a time, and the lanes below must have their turn. Whether there are such."""
+        got = {(claim.queue, claim.priority) for claim in claims}
+        asked = {(lane.queue, lane.priority) for lane in ask.lanes if lane.queue in self._limited}
+        self._barren |= asked - got
+        queues = {queue for queue, _priority in asked - got}
+        return any(lane.queue in queues and (lane.queue, lane.priority) not in self._barren for lane in self._lanes)

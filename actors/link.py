@@ -111,7 +111,7 @@ class PeerRef(Generic[Incoming]):
 
     def _write_rest(self) -> None:
         while True:
-            select.select([], [self._socket], [], 1.0)
+            self._wait_for_room()
             with self._lock:
                 while self._waiting and not self._closed:
                     data = self._waiting[0]
@@ -123,6 +123,15 @@ class PeerRef(Generic[Incoming]):
                 if not self._waiting or self._closed:
                     self._writer = None
                     return
+
+    def _wait_for_room(self) -> None:
+        """Up to a second; not by select(2), which knows descriptors below 1024 only."""
+        with self._lock:
+            if self._closed:
+                return
+            poller = select.poll()
+            poller.register(self._socket, select.POLLOUT)
+        poller.poll(1000)
 
     def _read(self) -> None:
         frames = FrameReader()

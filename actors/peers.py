@@ -26,6 +26,7 @@ class Holding:
     recalled: bool = False
     cancel_reason: str | None = None  # "timeout" or "cancel"
     cancelled_s: float = 0.0
+    asked: bool = False  # its executor was told to stop it, not only to give it back
 
 
 @dataclass(slots=True, eq=False)

@@ -78,7 +78,7 @@ def distribute(count: int, free: Sequence[int], room: Sequence[int]) -> list[int
         free: free slots of each executor.
         room: all that each executor may take, free slots included. At most `sum(room)` are placed.
     """
-    free_left, room_left = list(free), list(room)
+    free_left, room_left = [min(pair) for pair in zip(free, room, strict=True)], list(room)
     places: list[int] = []
     while len(places) < count and any(free_left):
         index = max(range(len(free_left)), key=free_left.__getitem__)

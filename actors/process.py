@@ -28,6 +28,7 @@ from shiftboss.logs import configure_logging
 
 EXIT_BUG: Final = 1
 _PR_SET_PDEATHSIG: Final = 1
+_SS_DISABLE: Final = 2
 _ROLES: Final = {
     "claimer": "shiftboss.actors.claimer:Claimer",
     "executor": "shiftboss.actors.executor:Executor",
@@ -115,7 +116,7 @@ class ProcessActor(pykka.ThreadingActor):
     def on_start(self) -> None:
         try:
             self.begin()
-        except Exception:  # noqa: BLE001  whatever it is: pykka would end the actor and leave an empty process behind
+        except BaseException:  # noqa: BLE001  sys.exit() in user code too: pykka would leave an empty process behind
             self.on_failure(*sys.exc_info())
 
     def begin(self) -> None:
@@ -161,7 +162,21 @@ def _set_signals() -> None:
     for number in _NOT_FOR_CHILDREN:
         signal.signal(number, lambda _number, _frame: None)
     faulthandler.enable()
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    # Not faulthandler.register: it walks the stacks of running threads without the GIL, and sometimes crashes on them.
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: faulthandler.dump_traceback(all_threads=True))
+    _leave_signal_stack()
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = [("pointer", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+
+def _leave_signal_stack() -> None:
+    """Take the main thread off the small signal stack that faulthandler gave it.
+
+    Python's handlers run there too, and a few signals at once overflow it: the process would die of SIGSEGV.
+    """
+    ctypes.CDLL(None, use_errno=True).sigaltstack(ctypes.byref(_SignalStack(None, _SS_DISABLE, 0)), None)
 
 
 def main(arguments: list[str]) -> NoReturn:

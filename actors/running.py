@@ -150,7 +150,8 @@ class Pool:
 
     def _next_for(self, done: Job, want_async: bool) -> Job | None:
         """The slot of `done` is free: the next task if it is of the kind that the caller can run, else others start it."""
-        self._running.pop(done.cell, None)
+        if self._running.get(done.cell) is done:  # a quick claimer may have sent the next task for this cell already
+            del self._running[done.cell]
         if self._ready and self._ready[0].task.is_async == want_async and len(self._running) < self.slots:
             job = self._ready.popleft()
             self._running[job.cell] = job
@@ -213,6 +214,8 @@ class Pool:
     async def _run_async(self, job: Job) -> None:
         claim = job.claim
         attempt = self._begin(job)
+        if job.asked is not None and job.future is not None:
+            job.future.cancel()  # was too early then; now it arrives where the handler first waits
         with bind_task(claim.task_id, claim.type, claim.attempt):
             ended = await run_async(job.task, claim, attempt)
         self._table.end(job.cell)

@@ -17,7 +17,6 @@ from typing import Final, NamedTuple
 from shiftboss.actors.layout import CELL_BYTES
 
 _HEAD: Final = struct.Struct("=q36s")  # fence, task id
-_TIME: Final = struct.Struct("=q")
 _HEAD_AT, _STARTED_AT, _ENDED_AT = 0, 48, 56
 
 
@@ -38,27 +37,30 @@ class Table:
         self._memory = mmap.mmap(fd, size)
         os.close(fd)
         self.cells = size // CELL_BYTES
+        # Items of a view are stored at once; struct would write zeros first, then byte by byte.
+        self._times = memoryview(self._memory)[: self.cells * CELL_BYTES].cast("q")
 
     def start(self, cell: int, task_id: str, fence: int) -> int:
         """Write that the task in `cell` starts now; returns the time."""
         at, now_ns = cell * CELL_BYTES, time.monotonic_ns()
-        _TIME.pack_into(self._memory, at + _STARTED_AT, 0)
+        self._times[(at + _STARTED_AT) // 8] = 0
         _HEAD.pack_into(self._memory, at + _HEAD_AT, fence, task_id.encode())
-        _TIME.pack_into(self._memory, at + _ENDED_AT, 0)
-        _TIME.pack_into(self._memory, at + _STARTED_AT, now_ns)
+        self._times[(at + _ENDED_AT) // 8] = 0
+        self._times[(at + _STARTED_AT) // 8] = now_ns
         return now_ns
 
     def end(self, cell: int) -> None:
         """Write that the task in `cell` has ended."""
-        _TIME.pack_into(self._memory, cell * CELL_BYTES + _ENDED_AT, time.monotonic_ns())
+        self._times[(cell * CELL_BYTES + _ENDED_AT) // 8] = time.monotonic_ns()
 
     def started_ns(self, cell: int, task_id: str, fence: int) -> int:
         """When this task started in `cell` under this fence; 0 when it has not (the cell may still show the one before)."""
         at = cell * CELL_BYTES
-        started_ns: int = _TIME.unpack_from(self._memory, at + _STARTED_AT)[0]
-        if started_ns and _HEAD.unpack_from(self._memory, at + _HEAD_AT) == (fence, task_id.encode()):
-            return started_ns
-        return 0
+        started_ns = self._times[(at + _STARTED_AT) // 8]
+        if not started_ns or _HEAD.unpack_from(self._memory, at + _HEAD_AT) != (fence, task_id.encode()):
+            return 0
+        # Read again: the time may be that of the task before, replaced between the two looks.
+        return self._times[(at + _STARTED_AT) // 8]
 
     def read(self, cell: int) -> Cell:
         at = cell * CELL_BYTES
@@ -71,4 +73,5 @@ class Table:
         return (cell for cell in map(self.read, range(self.cells)) if cell.started_ns)
 
     def close(self) -> None:
+        self._times.release()
         self._memory.close()

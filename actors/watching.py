@@ -48,6 +48,8 @@ class Watcher:
         if not holding.start_stored:
             holding.start_stored = True
             self._outbox.start(Lease(holding.claim.task_id, holding.claim.fence))
+        if holding.cancel_reason is not None and not holding.asked:
+            self._ask_to_stop(peer, holding, holding.cancel_reason)  # it was quicker than the recall
         timeout_s = holding.claim.timeout_s
         if timeout_s is not None and holding.cancel_reason is None and now_s - started_ns / 1e9 > timeout_s:
             self._ask_to_stop(peer, holding, "timeout")
@@ -70,10 +72,11 @@ class Watcher:
             peer.ref.tell(CancelAll("fenced"))
             for holding in peer.holdings.values():
                 holding.cancel_reason, holding.cancelled_s = holding.cancel_reason or "fenced", now_s
+                holding.asked = True
 
     def _ask_to_stop(self, peer: Peer, holding: Holding, reason: str) -> None:
         """Past the grace the process will be replaced, so nothing new goes to one that runs this in a thread."""
-        holding.cancel_reason, holding.cancelled_s = reason, time.monotonic()
+        holding.cancel_reason, holding.cancelled_s, holding.asked = reason, time.monotonic(), True
         peer.ref.tell(CancelAttempt(holding.cell, reason))
         info = self._types.get(holding.claim.type)
         if info is None or not info.is_async:

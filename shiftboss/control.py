@@ -6,6 +6,7 @@ the end of either side is EOF): msgpack of a tagged union. Nothing here knows ta
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import Final, TypeAlias
 
@@ -140,6 +141,8 @@ def send(sock: socket.socket, message: ControlMessage, fds: tuple[int, ...] = ()
 
 def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     data, fds, _flags, _address = socket.recv_fds(sock, MAX_MESSAGE_BYTES, _MAX_FDS)
+    for fd in fds:
+        os.set_inheritable(fd, False)  # recv_fds ignores the flag that would make the kernel do it
     return data, fds
 
 
