@@ -89,6 +89,7 @@ class Gateway(ProcessActor):
             routes=[Route("/health", self._health, methods=["GET"]), Route("/metrics", self._metrics, methods=["GET"])]
         )
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False, loop="uvloop")
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it starts and stops: that is in our own events
         server = uvicorn.Server(config)
         # Signals are the supervisor's business.
         asyncio.run(server._serve(sockets=[listener]))
