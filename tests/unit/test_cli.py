@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import time
@@ -385,7 +386,7 @@ def test_help_loads_neither_rich_nor_a_database_and_is_quick() -> None:
 
 def test_a_reader_that_has_gone_is_no_traceback(store: Store) -> None:
     store.enqueue([NewTask(id=new_task_id(), type="t", args=msgspec.Raw(b"{}")) for _ in range(3_000)])
-    command = f"{sys.executable} -m shiftboss.cli tasks list --limit 3000 | head -1"
+    command = f"{shlex.quote(sys.executable)} -m shiftboss.cli tasks list --limit 3000 | head -1"
     ran = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=30, check=False)
     assert (len(ran.stdout.splitlines()), ran.stderr) == (1, "")
 
