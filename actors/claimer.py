@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Final
 
 from shiftboss.actors.claim_times import ClaimTimes
@@ -40,6 +41,7 @@ from shiftboss.actors.outbox import Outbox, Waiting
 from shiftboss.actors.peers import Holding, Peer
 from shiftboss.actors.planning import Typical, distribute, lane_asks
 from shiftboss.actors.process import Process, ProcessActor
+from shiftboss.actors.stop_plan import StopPlan, StopStep
 from shiftboss.actors.table import Table
 from shiftboss.actors.timer import Timer
 from shiftboss.actors.watching import Watcher
@@ -60,8 +62,6 @@ AWAKE_AFTER_ROUNDS: Final = 20  # full claims in a row after which ringing is a 
 LINK_DRAIN_S: Final = 1.0  # how long the last words of a dead executor are waited for
 LINGER_S: Final = 0.004  # outcomes gather this long while the executors still have work
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
-HELLO_S: Final = 2.0  # how long a stop waits for executors that have not said what they hold
-LAST_TRY_S: Final = 1.0  # past the stop's deadline, for a database that is slow
 
 
 class Claimer(ProcessActor):
@@ -84,10 +84,7 @@ class Claimer(ProcessActor):
         self._is_ready = False
         self._sleeping = False
         self._quiet = False
-        self._stop_at_s: float | None = None
-        self._gone_at_s = 0.0
-        self._hello_until_s = 0.0
-        self._cancelled_all = False
+        self._stop_plan: StopPlan | None = None
 
     def begin(self) -> None:
         self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
@@ -139,8 +136,8 @@ class Claimer(ProcessActor):
             case "unknown":
                 self._timer.after("unknown", UNKNOWN_EVERY_S)
                 self._unless_away(self._tell_unknown_types)
-            case "stop":
-                self._go_on_stopping()
+            case "stop" if self._stop_plan is not None:
+                self._go_on_stopping(self._stop_plan)
 
     def _unless_away(self, duty: Any) -> None:
         """Duties beside the rounds: left out while the database is away, which the rounds find out and wait for."""
@@ -190,7 +187,7 @@ class Claimer(ProcessActor):
             self._outbox.end(Waiting(ended, claim, peer, cell))
         self._types.update((info.type, info) for info in hello.types)
         self._show_capacity()
-        if self._stop_at_s is not None:
+        if self._stop_plan is not None:
             peer.ref.tell(Stopping())
             peer.ref.tell(Recall())
         self._lanes.drained = False
@@ -332,7 +329,7 @@ class Claimer(ProcessActor):
         )
 
     def _may_claim(self) -> bool:
-        return not self._quiet and self._stop_at_s is None
+        return not self._quiet and self._stop_plan is None
 
     def _claim_ask(self) -> ClaimAsk | None:
         if self._lanes.drained or not self._may_claim() or not self._types:
@@ -408,7 +405,7 @@ class Claimer(ProcessActor):
             self._timer.sooner("poll", self._lanes.poll_s)
         if any(peer.holdings for peer in self._peers.values()):
             self._timer.sooner("watch", WATCH_S)
-        if self._stop_at_s is not None:
+        if self._stop_plan is not None:
             self._timer.after("stop", 0.0)
         self._board.set("active", sum(min(peer.slots, len(peer.holdings)) for peer in self._peers.values()))
         self._board.set("claimer_s", time.monotonic())
@@ -504,39 +501,33 @@ class Claimer(ProcessActor):
 
     def _begin_stop(self, stop: Stop) -> None:
         """Claim nothing more, give back what has not started, wait for the rest, then for less and less."""
-        first = self._stop_at_s is None
-        if first:
-            self._hello_until_s = time.monotonic() + HELLO_S
-        at_s = time.monotonic() + stop.drain_s
-        self._stop_at_s = at_s if self._stop_at_s is None else min(at_s, self._stop_at_s)
-        self._gone_at_s = self._stop_at_s + stop.grace_s
-        if first:
+        now_s = time.monotonic()
+        if self._stop_plan is None:
+            self._stop_plan = StopPlan.begin(now_s, stop.drain_s, stop.grace_s)
             for peer in self._peers.values():
                 peer.ref.tell(Stopping())
                 peer.ref.tell(Recall())
+        else:
+            self._stop_plan = self._stop_plan.hurried(now_s, stop.drain_s, stop.grace_s)
         self._timer.after("stop", 0.0)
 
-    def _go_on_stopping(self) -> None:
-        assert self._stop_at_s is not None
-        now_s = time.monotonic()
+    def _go_on_stopping(self, plan: StopPlan) -> None:
         held = [(peer, holding) for peer in self._peers.values() for holding in peer.holdings.values()]
-        # A claimer that has just started may not know yet what its executors hold.
-        silent = now_s < self._hello_until_s and not all(peer.said_hello for peer in self._peers.values())
-        if not held and not self._outbox.owes_outcomes and not silent:
-            self._finish_stop()
-        if now_s >= self._stop_at_s and not self._cancelled_all:
-            self._cancel_all(held)
-        if now_s >= self._gone_at_s:
-            self._hand_back(held)
-            if now_s >= self._gone_at_s + LAST_TRY_S or not self._outbox.owes_outcomes:
+        silent = not all(peer.said_hello for peer in self._peers.values())
+        match plan.step(time.monotonic(), held=bool(held), owes=self._outbox.owes_outcomes, silent=silent):
+            case StopStep.END:
                 self._finish_stop()
+            case StopStep.CANCEL:
+                self._stop_plan = replace(plan, cancelled=True)
+                self._cancel_all(held)
+            case StopStep.HAND_BACK:
+                self._hand_back(held)
         if self._outbox:
             self._soon()
         self._timer.sooner("stop", WATCH_S)
         self.process.tell_parent(Report(status=f"draining, {len(held)} running"))
 
     def _cancel_all(self, held: list[tuple[Peer, Holding]]) -> None:
-        self._cancelled_all = True
         ids = [holding.claim.task_id for _peer, holding in held]
         emit(log, logging.WARNING, Event.DRAIN_TIMEOUT, "cancelling what still runs", running=len(held), task_ids=ids)
         for peer in self._peers.values():

@@ -29,7 +29,7 @@ def test_what_runs_is_finished_and_what_waits_is_given_back(
 ) -> None:
     with Worker(database_url, tmp_path, worker_pool_size=2, executors=1) as worker:
         worker.ready()
-        ids = enqueue(store, [handlers.long.prepare(1.0) for _ in range(6)])
+        ids = enqueue(store, [handlers.long.prepare(2.0) for _ in range(6)])
         until("two started", lambda: len(worker.starts()) == 2)
         assert worker.stop(number) == 0
         assert len(worker.ends()) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 
@@ -36,6 +37,8 @@ def test_a_peer_that_dies_just_before_the_writer_starts_ends_quietly(pair: Pair,
 def test_a_link_jams_and_recovers_with_a_descriptor_above_1023(monkeypatch: pytest.MonkeyPatch) -> None:
     failed: list[object] = []
     monkeypatch.setattr(threading, "excepthook", failed.append)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_000), hard))  # 1,024 for many users
     raw, ours = socket.socketpair()
     os.dup2(ours.fileno(), 1500)
     ours.close()

@@ -183,6 +183,8 @@ def listen(options: argparse.Namespace) -> None:
                 on_peer_died(message, fds, options)
             case control.Stop():
                 on_stop(message, options)
+            case control.Drain():
+                say("drain")
             case control.Dump():
                 say("dump")
 

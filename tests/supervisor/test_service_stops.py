@@ -77,6 +77,17 @@ def test_the_draining_child_gets_the_whole_time_and_the_others_go_on_meanwhile()
         assert heartbeat["at_s"] - stop["at_s"] > 0.6
 
 
+def test_all_children_are_told_at_once_to_take_no_more_work() -> None:
+    slow = child("leader", "--stop", "ignore", shutdown_s=1.0)
+    with Service(child("heartbeat"), child("executor"), drainer(0.2), slow, shutdown_timeout_s=20.0) as service:
+        service.wait_ready()
+        assert service.stop() == 0
+        told = {line["child"]: line["at_s"] for line in service.seen(said="drain")}
+        assert set(told) == {"heartbeat", "executor", "claimer", "leader"}
+        (stop,) = service.seen(said="stop", child="claimer")
+        assert stop["at_s"] - told["claimer"] > 0.8, "the claimer's turn came when the leader had used up its time"
+
+
 def test_term_twice_is_the_same_as_once() -> None:
     with Service(child("executor"), drainer(1.0)) as service:
         service.wait_ready()
