@@ -12,7 +12,7 @@ demo:
 
 test:
 	@sh tools/setup.sh dev
-	.venv/bin/python -m pytest -q -n 3 --dist worksteal
+	.venv/bin/python -m pytest -q -n 2 --dist worksteal
 
 lint:
 	@sh tools/setup.sh dev
