@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from store_harness import (
+    TYPE,
     World,
     by_id,
     ended,
@@ -330,3 +331,13 @@ def test_outcomes_are_counted_once_with_the_row_they_count(store: Store) -> None
     assert counted["tasks_dead_letter_total", '{"type":"mail:send"}'] == 1.0
     assert counted["task_retries_total", '{"attempt":"1","type":"mail:send"}'] == 1.0
     assert counted["task_duration_seconds_sum", '{"type":"mail:send"}'] == pytest.approx(2.3)
+
+
+def test_a_dead_letter_made_by_recovery_is_counted_by_the_leaders_worker(store: Store) -> None:
+    store.register(worker("w1"), 30.0, exclusive=False)
+    put(store, max_attempts=1)
+    put(store, max_attempts=5)
+    take(store, 2, worker_id="gone")
+    recovered = store.recover(lead(store, "w1"))
+    assert (recovered.pending, recovered.dead_letter) == (1, 1)
+    assert store.counters("w1") == [CounterDelta(name="tasks_dead_letter_total", labels=f'{{"type":"{TYPE}"}}', value=1.0)]

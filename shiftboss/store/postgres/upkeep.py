@@ -13,11 +13,12 @@ from psycopg import sql
 from shiftboss.errors import StoreError, StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import LeaderLease
-from shiftboss.model import TaskState
+from shiftboss.model import Outcome, TaskState
 from shiftboss.store.base import Election, Recovered, Retention
+from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import BoundedConnection, Link, bounds, run
-from shiftboss.store.postgres.params import Key, pseudo_end_params
+from shiftboss.store.postgres.params import Key, counter_params, pseudo_end_params
 from shiftboss.store.postgres.sqltext import queries
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,12 @@ class Upkeep:
             return []
         try:
             with connection.transaction():
-                return [TaskState(row[4]) for row in run(connection, "end_attempts", pseudo_end_params(slot, "lost", keys, now))]
+                rows = run(connection, "end_attempts", pseudo_end_params(slot, "lost", keys, now)).fetchall()
+                lost = [Applied(row[2], row[3], Outcome.LOST, TaskState(row[4]), 0.0) for row in rows]
+                totals = {(delta.name, delta.labels): delta.value for delta in outcome_counters(lost)}
+                if totals:
+                    run(connection, "add_counters", counter_params(slot, totals))
+                return [one.state for one in lost]
         except psycopg.Error as error:
             if not is_data_error(error):
                 raise

@@ -12,13 +12,13 @@ from typing import Final, TypeVar
 import msgspec
 
 from shiftboss.model import NULL, Ended, Lease, Progress, TaskState, Verdict
-from shiftboss.store.base import CounterDelta, Exchange, Exchanged
+from shiftboss.store.base import Exchange, Exchanged
 from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.sqlite import settle
 from shiftboss.store.sqlite.claim import claim
 from shiftboss.store.sqlite.database import Database, savepoint
 from shiftboss.store.sqlite.errors import DATA_ERRORS, RowRefused
-from shiftboss.store.sqlite.ledger import Ledger, storable
+from shiftboss.store.sqlite.ledger import Ledger, add_counters, storable
 from shiftboss.store.sqlite.settle import Held
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import to_text
@@ -44,7 +44,7 @@ def _apply(connection: sqlite3.Connection, request: Exchange, now: datetime) -> 
     _start(connection, request.starts, now)
     _release(connection, request.releases, now)
     _note_progress(connection, request.progress)
-    _count(connection, request.worker_id, request.counters)
+    add_counters(connection, request.worker_id, request.counters)
     claims = claim(connection, request.claim, request.worker_id, now) if request.claim else []
     return Exchanged(verdicts=verdicts, states=states, claims=claims)
 
@@ -55,7 +55,7 @@ def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: dateti
     _each(connection, request.starts, lambda lease: _start(connection, [lease], now))
     _each(connection, request.releases, lambda lease: _release(connection, [lease], now))
     _each(connection, request.progress, lambda progress: _note_progress(connection, [progress]))
-    _each(connection, request.counters, lambda delta: _count(connection, request.worker_id, [delta]))
+    _each(connection, request.counters, lambda delta: add_counters(connection, request.worker_id, [delta]))
     claims = claim(connection, request.claim, request.worker_id, now) if request.claim else []
     return Exchanged(verdicts=[verdict for verdict, _ in results], states=[state for _, state in results], claims=claims)
 
@@ -102,7 +102,7 @@ def _end(
             verdicts[index], states[index] = Verdict.APPLIED, move.state
             applied.append(Applied(row.type, row.charged, fit.outcome, move.state, fit.duration_s))
     ledger.write(connection)
-    _count(connection, worker_id, outcome_counters(applied))
+    add_counters(connection, worker_id, outcome_counters(applied))
     _tell_resends(connection, batch, verdicts)
     return verdicts, states
 
@@ -158,8 +158,3 @@ def _note_progress(connection: sqlite3.Connection, batch: Sequence[Progress]) ->
     ]
     if rows:
         connection.executemany(SQL["set_progress"], rows)
-
-
-def _count(connection: sqlite3.Connection, worker_id: str, deltas: Sequence[CounterDelta]) -> None:
-    if deltas:
-        connection.executemany(SQL["add_counter"], [(worker_id, delta.name, delta.labels, delta.value) for delta in deltas])

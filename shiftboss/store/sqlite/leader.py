@@ -11,12 +11,13 @@ from typing import Final
 import msgspec
 
 from shiftboss.lease import LeaderLease
-from shiftboss.model import TaskState
+from shiftboss.model import Outcome, TaskState
 from shiftboss.store.base import Election, Recovered, Retention
+from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.sqlite import settle
 from shiftboss.store.sqlite.database import savepoint
 from shiftboss.store.sqlite.errors import DATA_ERRORS
-from shiftboss.store.sqlite.ledger import Ledger
+from shiftboss.store.sqlite.ledger import Ledger, add_counters
 from shiftboss.store.sqlite.settle import Held, Move
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import after, from_text, to_text
@@ -58,11 +59,11 @@ def leads(connection: sqlite3.Connection, lease: LeaderLease, now: datetime) -> 
 # ---- the dead
 
 
-def recover(connection: sqlite3.Connection, limit: int, now: datetime) -> Recovered:
-    """Remove expired workers, then recover up to `limit` tasks that no worker's row stands for."""
+def recover(connection: sqlite3.Connection, worker_id: str, limit: int, now: datetime) -> Recovered:
+    """Remove expired workers, then recover up to `limit` tasks that no worker's row stands for; `worker_id` counts them."""
     connection.execute(SQL["forget_future_heartbeats"], {"now": to_text(now)})
     removed, next_in_s = _remove_expired(connection, now)
-    moves = recover_orphans(connection, limit, now)
+    moves = recover_orphans(connection, worker_id, limit, now)
     dead = sum(move.state is TaskState.DEAD_LETTER for move in moves)
     pending = sum(move.state is TaskState.PENDING for move in moves)
     return Recovered(workers=removed, pending=pending, dead_letter=dead, next_in_s=0.0 if len(moves) >= limit else next_in_s)
@@ -81,13 +82,13 @@ def _remove_expired(connection: sqlite3.Connection, now: datetime) -> tuple[list
     return removed, next_in_s
 
 
-def recover_everything(connection: sqlite3.Connection, now: datetime) -> list[Move]:
+def recover_everything(connection: sqlite3.Connection, worker_id: str, now: datetime) -> list[Move]:
     """Recover every orphan there is: a single instance has just started, and nobody else runs."""
     (orphans,) = connection.execute(SQL["count_leased"]).fetchone()
-    return recover_orphans(connection, orphans, now)
+    return recover_orphans(connection, worker_id, orphans, now)
 
 
-def recover_orphans(connection: sqlite3.Connection, limit: int, now: datetime) -> list[Move]:
+def recover_orphans(connection: sqlite3.Connection, worker_id: str, limit: int, now: datetime) -> list[Move]:
     """Recover up to `limit` orphans; one that cannot be stored is passed over, so that it stops nobody else's."""
     moves: list[Move] = []
     last_id = ""
@@ -96,31 +97,31 @@ def recover_orphans(connection: sqlite3.Connection, limit: int, now: datetime) -
         if not rows:
             break
         last_id = rows[-1][0]
-        moves += _recover_batch(connection, [Held._make(row) for row in rows], now)
+        moves += _recover_batch(connection, worker_id, [Held._make(row) for row in rows], now)
     return moves
 
 
-def _recover_batch(connection: sqlite3.Connection, batch: Sequence[Held], now: datetime) -> list[Move]:
+def _recover_batch(connection: sqlite3.Connection, worker_id: str, batch: Sequence[Held], now: datetime) -> list[Move]:
     moves = [settle.recover(held) for held in batch]
     try:
         with savepoint(connection):
-            _store(connection, batch, moves, now)
+            _store(connection, worker_id, batch, moves, now)
         return moves
     except DATA_ERRORS:
-        return [move for held in batch if (move := _recover_one(connection, held, now)) is not None]
+        return [move for held in batch if (move := _recover_one(connection, worker_id, held, now)) is not None]
 
 
-def _recover_one(connection: sqlite3.Connection, held: Held, now: datetime) -> Move | None:
+def _recover_one(connection: sqlite3.Connection, worker_id: str, held: Held, now: datetime) -> Move | None:
     move = settle.recover(held)
     try:
         with savepoint(connection):
-            _store(connection, [held], [move], now)
+            _store(connection, worker_id, [held], [move], now)
         return move
     except DATA_ERRORS as error:
-        return _bury(connection, held, now, error)
+        return _bury(connection, worker_id, held, now, error)
 
 
-def _bury(connection: sqlite3.Connection, held: Held, now: datetime, cause: Exception) -> Move | None:
+def _bury(connection: sqlite3.Connection, worker_id: str, held: Held, now: datetime, cause: Exception) -> Move | None:
     # Left as it is it would be looked at for ever and never run: a person has to see it.
     move = Move(
         TaskState.DEAD_LETTER,
@@ -130,18 +131,21 @@ def _bury(connection: sqlite3.Connection, held: Held, now: datetime, cause: Exce
     )
     try:
         with savepoint(connection):
-            _store(connection, [held], [move], now)
+            _store(connection, worker_id, [held], [move], now)
         return move
     except DATA_ERRORS as error:
         _log.error("task %s of worker %s cannot be recovered: %s; change or delete its row", held.id, held.worker_id, error)
         return None
 
 
-def _store(connection: sqlite3.Connection, batch: Sequence[Held], moves: Sequence[Move], now: datetime) -> None:
+def _store(connection: sqlite3.Connection, worker_id: str, batch: Sequence[Held], moves: Sequence[Move], now: datetime) -> None:
     ledger = Ledger(now)
     for held, move in zip(batch, moves, strict=True):
         ledger.recovered(held, move)
     ledger.write(connection)
+    pairs = zip(batch, moves, strict=True)
+    lost = [Applied(held.type, move.attempts, Outcome.LOST, move.state, 0.0) for held, move in pairs]
+    add_counters(connection, worker_id, outcome_counters(lost))
 
 
 # ---- the old

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from shiftboss.model import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, NULL, Ended, Outcome, TaskState
+from shiftboss.store.base import CounterDelta
 from shiftboss.store.sqlite.settle import Held, Move
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import to_text, unix_to_text
@@ -126,3 +127,9 @@ def _result(ended: Ended) -> str | None:
 def _many(connection: sqlite3.Connection, query: str, rows: list[tuple[object, ...]] | list[tuple[str, int]]) -> None:
     if rows:
         connection.executemany(SQL[query], rows)
+
+
+def add_counters(connection: sqlite3.Connection, worker_id: str, deltas: Sequence[CounterDelta]) -> None:
+    """Add to a worker's counters, in the transaction of what they count."""
+    if deltas:
+        connection.executemany(SQL["add_counter"], [(worker_id, delta.name, delta.labels, delta.value) for delta in deltas])

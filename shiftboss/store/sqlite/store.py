@@ -158,7 +158,7 @@ class SqliteStore:
             if not exclusive:
                 return 0
             connection.execute(SQL["remove_other_workers"], {"id": worker.id})
-            return len(leader.recover_everything(connection, now))
+            return len(leader.recover_everything(connection, worker.id, now))
 
     def beat(self, worker_id: str, active: int) -> bool:
         return self._write("beat", id=worker_id, active=active, now=to_text(self.now())) == 1
@@ -189,7 +189,9 @@ class SqliteStore:
     def recover(self, lease: LeaderLease, limit: int = 500) -> Recovered:
         with self._database.write() as connection:
             now = self.now()
-            return leader.recover(connection, limit, now) if leader.leads(connection, lease, now) else Recovered()
+            return (
+                leader.recover(connection, lease.worker_id, limit, now) if leader.leads(connection, lease, now) else Recovered()
+            )
 
     def prune(self, lease: LeaderLease, retention: Retention, limit: int = 5_000) -> int:
         with self._database.write() as connection:
