@@ -25,10 +25,6 @@ class TrustWindow:
         """Whether the promise still holds at monotonic `now_s`."""
         return now_s < self.sent_at_s + self.ttl_s
 
-    def remaining_s(self, now_s: float) -> float:
-        """Seconds of trust left, never negative."""
-        return max(0.0, self.sent_at_s + self.ttl_s - now_s)
-
 
 @dataclass(frozen=True, slots=True)
 class LeaderLease:

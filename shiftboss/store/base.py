@@ -247,7 +247,8 @@ class Store(Protocol):
     def register(self, worker: WorkerView, timeout_s: float, exclusive: bool) -> int:
         """Insert the worker's row (times are the database's).
 
-        `exclusive` (single instance): in the same transaction remove every other worker and recover what they held.
+        `exclusive` (single instance): in the same transaction remove every other worker, end their lead and recover what
+        they held.
         Returns how many tasks were recovered.
         """
         ...

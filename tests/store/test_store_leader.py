@@ -341,3 +341,13 @@ def test_a_dead_letter_made_by_recovery_is_counted_by_the_leaders_worker(store: 
     recovered = store.recover(lead(store, "w1"))
     assert (recovered.pending, recovered.dead_letter) == (1, 1)
     assert store.counters("w1") == [CounterDelta(name="tasks_dead_letter_total", labels=f'{{"type":"{TYPE}"}}', value=1.0)]
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_only_a_single_instance_takes_the_lead_from_its_predecessor_at_once(store: Store, exclusive: bool) -> None:
+    store.register(worker("old"), 30.0, exclusive=False)
+    before = lead(store, "old", 30.0)
+    store.register(worker("new"), 30.0, exclusive=exclusive)
+    lease = store.elect("new", 30.0).lease
+    assert lease == (LeaderLease("new", before.term + 1) if exclusive else None)
+    assert store.renew(before, 30.0) is not exclusive

@@ -386,6 +386,11 @@ ON CONFLICT (id) DO UPDATE SET last_heartbeat = excluded.last_heartbeat, timeout
 -- name: remove_other_workers
 DELETE FROM workers WHERE id <> :worker_id;
 
+-- name: end_other_terms
+-- A single instance has just started: the lead must not stay with its predecessor until that one's term has run out.
+UPDATE leader SET expires_at = coalesce(CAST(:now AS timestamptz), clock_timestamp())
+WHERE worker_id <> :worker_id AND expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp());
+
 -- name: beat
 UPDATE workers SET last_heartbeat = coalesce(CAST(:now AS timestamptz), clock_timestamp()), active = :active
 WHERE id = :worker_id RETURNING true;

@@ -79,8 +79,9 @@ class Upkeep:
         )
 
     def take_over(self, connection: BoundedConnection, worker_id: str, now: datetime | None) -> int:
-        """In the open transaction: remove every other worker, recover all that they held; how many tasks."""
+        """In the open transaction: remove every other worker, end their lead, recover all that they held; how many tasks."""
         run(connection, "remove_other_workers", {"worker_id": worker_id})
+        run(connection, "end_other_terms", {"worker_id": worker_id, "now": now})
         recovered, after = 0, NIL_ID
         while True:
             found = run(connection, "held_by_others", {"worker_id": worker_id, "after": after, "most": _BATCH}).fetchall()

@@ -265,6 +265,10 @@ ON CONFLICT (name) DO UPDATE SET worker_id = excluded.worker_id, term = excluded
 UPDATE leader SET expires_at = :expires_at
 WHERE name = 'main' AND worker_id = :worker_id AND term = :term AND expires_at > :now;
 
+-- name: end_other_terms
+-- A single instance has just started: the lead must not stay with its predecessor until that one's term has run out.
+UPDATE leader SET expires_at = :now WHERE worker_id <> :worker_id AND expires_at > :now;
+
 -- name: leads
 SELECT 1 FROM leader WHERE name = 'main' AND worker_id = :worker_id AND term = :term AND expires_at > :now;
 

@@ -158,6 +158,7 @@ class SqliteStore:
             if not exclusive:
                 return 0
             connection.execute(SQL["remove_other_workers"], {"id": worker.id})
+            connection.execute(SQL["end_other_terms"], {"worker_id": worker.id, "now": to_text(now)})
             return len(leader.recover_everything(connection, worker.id, now))
 
     def beat(self, worker_id: str, active: int) -> bool:
