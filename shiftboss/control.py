@@ -72,7 +72,9 @@ class Stop(ControlMessage, frozen=True):
 
 
 class Drain(ControlMessage, frozen=True):
-    """Take no new work, finish what runs, stay up."""
+    """Take no new work, finish what runs, stay up; the draining child answers `Drained`. `why`: for people."""
+
+    why: str = ""
 
 
 class Resume(ControlMessage, frozen=True):
@@ -80,7 +82,31 @@ class Resume(ControlMessage, frozen=True):
 
 
 class Dump(ControlMessage, frozen=True):
-    """Write your state to the log."""
+    """Write your state and the stacks of all your threads to the log, then answer `Dumped`."""
+
+
+class Reload(ControlMessage, frozen=True):
+    """Work by these settings from now on. Opaque to the parent."""
+
+    settings: bytes
+
+
+class Leave(ControlMessage, frozen=True):
+    """End now, cleanly and with 0, between two pieces of work: your successor takes over what you hold. Not a stop."""
+
+
+class PeerRetiring(ControlMessage, frozen=True):
+    """Send this linked peer nothing more, take back what it has not started, let the rest run for `drain_s`, cancel it for
+    `grace_s`, hand back what is left; when it holds nothing any more, answer `PeerReleased`.
+
+    Its successors are linked before. Sent again, with the time that is left, to every new incarnation of the receiver
+    until one of them has answered. With `drain_s` 0 a later one cuts the drain short.
+    """
+
+    peer: str
+    incarnation: int
+    drain_s: float
+    grace_s: float
 
 
 # ---- child to parent
@@ -110,6 +136,35 @@ class Replace(ControlMessage, frozen=True):
     reason: str
 
 
+class PeerReleased(ControlMessage, frozen=True):
+    """This retiring peer holds nothing of mine any more; it may be stopped."""
+
+    peer: str
+    incarnation: int
+
+
+class Drained(ControlMessage, frozen=True):
+    """After `Drain`: nothing runs any more. Said once for each `Drain`, and at once when nothing ran."""
+
+
+class Tired(ControlMessage, frozen=True):
+    """Please start my successor and retire me when it is ready. Said once."""
+
+    reason: str
+
+
+class Dumped(ControlMessage, frozen=True):
+    """All that `Dump` asked for is in the log."""
+
+
+class Checked(ControlMessage, frozen=True):
+    """What a process that was started to check a new configuration has found: the new settings (opaque to the parent),
+    or why they cannot be used, one mistake a line."""
+
+    settings: bytes = b""
+    error: str = ""
+
+
 class PeerBuried(ControlMessage, frozen=True):
     """All that followed from this peer's death is done; its table may go."""
 
@@ -117,8 +172,8 @@ class PeerBuried(ControlMessage, frozen=True):
     incarnation: int
 
 
-ToChild: TypeAlias = Ping | Link | PeerDied | Stop | Drain | Resume | Dump
-ToParent: TypeAlias = Ready | Pong | Report | Replace | PeerBuried
+ToChild: TypeAlias = Ping | Link | PeerDied | Stop | Drain | Resume | Dump | Reload | Leave | PeerRetiring
+ToParent: TypeAlias = Ready | Pong | Report | Replace | PeerBuried | PeerReleased | Drained | Tired | Dumped | Checked
 
 _encoder = msgspec.msgpack.Encoder()
 _to_child_decoder = msgspec.msgpack.Decoder(ToChild)

@@ -18,6 +18,11 @@ class Event(StrEnum):
     SERVICE_STOPPED = "service.stopped"
     SERVICE_QUIET = "service.quiet"
     SERVICE_RESUMED = "service.resumed"
+    SERVICE_RELOAD_STARTED = "service.reload_started"
+    SERVICE_RELOAD_FINISHED = "service.reload_finished"
+    SERVICE_RELOAD_FAILED = "service.reload_failed"
+    SERVICE_SCALED = "service.scaled"
+    COMMAND_RECEIVED = "command.received"
     SIGNAL_RECEIVED = "signal.received"
     SIGNAL_IGNORED = "signal.ignored"
     DRAIN_PROGRESS = "drain.progress"
@@ -32,6 +37,14 @@ class Event(StrEnum):
     ACTOR_KILLED = "actor.killed"
     ACTOR_RESTART_SCHEDULED = "actor.restart_scheduled"
     ACTOR_STATE = "actor.state"
+    ACTOR_RETIRING = "actor.retiring"
+    ACTOR_REPLACED = "actor.replaced"
+    ACTOR_STACKS = "actor.stacks"
+    ACTOR_RELOADED = "actor.reloaded"
+    ATTEMPTS_LOST = "attempts.lost"
+    POOL_PAUSED = "pool.paused"
+    POOL_PROBED = "pool.probed"
+    POOL_RESUMED = "pool.resumed"
     SUPERVISOR_INTENSITY_EXCEEDED = "supervisor.intensity_exceeded"
     ORPHAN_REAPED = "orphan.reaped"
 
@@ -65,6 +78,9 @@ class Event(StrEnum):
     DATABASE_UNREACHABLE = "database.unreachable"
     DATABASE_RECOVERED = "database.recovered"
     DATABASE_MIGRATED = "database.migrated"
+
+    JOURNAL_DROPPED = "journal.dropped"
+    OUTPUT_LINE = "output.line"
 
     GATEWAY_LISTENING = "gateway.listening"
 
