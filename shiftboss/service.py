@@ -6,14 +6,21 @@ nothing that it does not need.
 
 from __future__ import annotations
 
+import faulthandler
+import logging
 import os
 import sys
 from typing import Final, NoReturn
 
-from shiftboss.actors.layout import CELL_BYTES, SETTINGS_VARIABLE
+from shiftboss.actors.layout import CELL_BYTES, LISTEN_FD_VARIABLE, SETTINGS_VARIABLE
 from shiftboss.config import Settings, settings_from_json, settings_to_json
+from shiftboss.errors import ConfigError
 from shiftboss.logs import configure_logging
 from shiftboss.supervisor import ChildSpec, Supervisor, SupervisorSettings
+from shiftboss.supervisor.listening import choose_listener, take_listeners
+from shiftboss.supervisor.spec import EXIT_CONFIG
+
+log = logging.getLogger("shiftboss.service")
 
 # Tasks that one executor can hold: its slots, what is prefetched for them, and outcomes that are not stored yet.
 CELLS_PER_EXECUTOR: Final = 2048
@@ -22,6 +29,8 @@ SHUTDOWN_S: Final = 5.0
 EXECUTOR_SHUTDOWN_S: Final = 0.5
 # The leader is told first and the claimer after it: claiming must not go on for long because a leader hangs.
 LEADER_SHUTDOWN_S: Final = 1.0
+# FileDescriptorName= of the gateway's socket in the .socket unit.
+HTTP_SOCKET: Final = "http"
 
 
 def slots_by_executor(settings: Settings) -> list[int]:
@@ -31,8 +40,12 @@ def slots_by_executor(settings: Settings) -> list[int]:
     return [base + (index < more) for index in range(count)]
 
 
-def child_specs(settings: Settings) -> list[ChildSpec]:
-    """All children in start order; they are stopped in reverse, so the claimer drains before the heartbeat stops."""
+def child_specs(settings: Settings, http_fd: int | None = None) -> list[ChildSpec]:
+    """All children in start order; they are stopped in reverse, so the claimer drains before the heartbeat stops.
+
+    Args:
+        http_fd: the gateway's listening socket, where systemd has opened one; it outlives every gateway.
+    """
     executors = [
         _spec(
             settings,
@@ -48,7 +61,7 @@ def child_specs(settings: Settings) -> list[ChildSpec]:
     ]
     return [
         _spec(settings, "heartbeat", during_drain=True),
-        _spec(settings, "gateway", critical=False),
+        _spec(settings, "gateway", critical=False, http_fd=http_fd),
         *executors,
         _spec(settings, "claimer", links=("executor",), drains=True),
         _spec(settings, "leader", critical=False, shutdown_s=LEADER_SHUTDOWN_S),
@@ -68,11 +81,13 @@ def _spec(
     drains: bool = False,
     during_drain: bool = False,
     shutdown_s: float = SHUTDOWN_S,
+    http_fd: int | None = None,
 ) -> ChildSpec:
+    listens = {} if http_fd is None else {LISTEN_FD_VARIABLE: str(http_fd)}
     return ChildSpec(
         name=name or role,
         argv=(sys.executable, "-m", "shiftboss.actors.process", role, *arguments),
-        env={SETTINGS_VARIABLE: settings_to_json(settings).decode()},
+        env={SETTINGS_VARIABLE: settings_to_json(settings).decode(), **listens},
         shutdown_s=shutdown_s,
         start_timeout_s=settings.start_timeout_s,
         group=group,
@@ -82,6 +97,7 @@ def _spec(
         critical=critical,
         drains=drains,
         during_drain=during_drain,
+        pass_fds=() if http_fd is None else (http_fd,),
     )
 
 
@@ -109,7 +125,13 @@ def main() -> int:
     """Run the supervisor to its end; returns the exit code."""
     settings = settings_from_json(os.environ.pop(SETTINGS_VARIABLE).encode())
     configure_logging(settings.log_format, settings.log_level, actor="supervisor")
-    return Supervisor(child_specs(settings), supervisor_settings(settings)).run()
+    faulthandler.enable()  # systemd's watchdog ends a supervisor that hangs by SIGABRT: its stacks go to the journal
+    try:
+        http_fd = choose_listener(take_listeners(), HTTP_SOCKET)
+    except ConfigError as error:
+        log.critical("%s", error)
+        return EXIT_CONFIG
+    return Supervisor(child_specs(settings, http_fd), supervisor_settings(settings)).run()
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def spawn(spec: ChildSpec, incarnation: int, board_fd: int) -> Process:
         ours.setblocking(False)
         with its:
             env = _environment(spec, incarnation, its.fileno(), board_fd, table_fd)
-            passed = (its.fileno(), board_fd, *(() if table_fd is None else (table_fd,)))
+            passed = (its.fileno(), board_fd, *(() if table_fd is None else (table_fd,)), *spec.pass_fds)
             # Popen without preexec_fn execs by vfork, with every caught signal back at its default and our mask.
             popen = subprocess.Popen(  # not a context manager here: the process outlives this function
                 spec.argv, env=env, stdin=subprocess.DEVNULL, pass_fds=passed, start_new_session=True

@@ -46,6 +46,7 @@ class ChildSpec:
             and nothing waits for it at start.
         during_drain: started again also when it dies while the draining child works: that work relies on it.
         drains: the one child whose stop may take the whole shutdown timeout; started again when it crashes during the stop.
+        pass_fds: descriptors of ours that it gets, under the same numbers; every incarnation anew.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ChildSpec:
     critical: bool = True
     during_drain: bool = False
     drains: bool = False
+    pass_fds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.group:
