@@ -22,7 +22,7 @@ from shiftboss.cli.main import app
 from shiftboss.config import SETTINGS, Settings
 from shiftboss.config.settings import GROUPS, QUEUE_SETTINGS, Setting
 from shiftboss.config.show import plain_value, toml_value
-from shiftboss.config.values import Kind, expected
+from shiftboss.config.values import Kind, Reload, expected
 from shiftboss.model import TASK_TRANSITIONS, Outcome, TaskEvent, TaskState
 from shiftboss.store.counting import CLAIM_BUCKETS_S, DURATION_BUCKETS_S
 from shiftboss.supervisor.states import CHILD_TRANSITIONS
@@ -49,6 +49,7 @@ def settings_page() -> str:
         " `2h`, `7d`, `1h30m`, or a number of seconds. In a variable the names of a list are separated by commas, and"
         " `SHIFTBOSS_QUEUES` is an inline table: `{mail = {weight = 2}}`.",
     ]
+    lines += ["## What a reload does", _RELOADS_HEAD, _table(("word", "a reload that changes the setting"), _RELOADS.items())]
     for setting in SETTINGS:
         if title := GROUPS.get(setting.name):
             lines.append(f"## {title}")
@@ -56,13 +57,27 @@ def settings_page() -> str:
     return _page(lines)
 
 
+_RELOADS_HEAD: Final = (
+    "`shiftboss reload` (or SIGHUP) reads all of this again. What a changed setting then takes is its word after *Reload*:"
+)
+_RELOADS: Final[Mapping[str, str]] = {
+    f"{Reload.LIVE}": "The actors that use it are told, and work by the new value at once.",
+    f"{Reload.EXECUTORS}": "The new executors have it. Every reload replaces all executors, new ones first.",
+    f"{Reload.GATEWAY}": "The gateway is replaced; `/metrics` is away for a moment.",
+    f"{Reload.RESTART}": "Refused, with nothing changed: it takes `systemctl restart`.",
+}
+
+
 def _setting_entry(setting: Setting) -> str:
     if setting.spec.kind is Kind.QUEUES:
         entries = "\n".join(f"- `{key.name}`: {key.spec.doc} Must be {expected(key.spec)}." for key in QUEUE_SETTINGS)
-        return f"### `[queues.NAME]`\n\n{setting.spec.doc}\n\n{entries}\n- Variable: `SHIFTBOSS_QUEUES`"
+        facts = f"{entries}\n- Variable: `SHIFTBOSS_QUEUES`\n- Reload: {setting.spec.reload}."
+        return f"### `[queues.NAME]`\n\n{setting.spec.doc}\n\n{facts}"
     default = toml_value(plain_value(Settings(), setting))
     variables = ", ".join(f"`{variable}`" for variable in reversed(setting.variables))
-    facts = f"- Default: `{default}`\n- Variables: {variables}\n- Must be {expected(setting.spec)}."
+    facts = (
+        f"- Default: `{default}`\n- Variables: {variables}\n- Must be {expected(setting.spec)}.\n- Reload: {setting.spec.reload}."
+    )
     return f"### `{setting.name}`\n\n{setting.spec.doc}\n\n{facts}"
 
 

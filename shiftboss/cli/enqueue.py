@@ -13,7 +13,7 @@ import typer
 from shiftboss.cli import options
 from shiftboss.cli.exits import DONE
 from shiftboss.cli.output import print_json
-from shiftboss.config.values import parse_duration
+from shiftboss.config.units import parse_duration
 from shiftboss.model import NewTask, new_task_id
 
 _EXAMPLE = "user_id=42 or '{\"user_id\": 42}'"

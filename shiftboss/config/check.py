@@ -1,4 +1,4 @@
-"""Rules between settings: each names the settings it is about, when they clash, and what would be right. Pure."""
+"""Rules beyond a setting's own bounds: each names the settings it is about, when they clash, and what would be right. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from shiftboss.config.settings import Settings
+
+_LEAST_MEMORY_BYTES: Final = 64 * 1024 * 1024
+_LEAST_AGE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,5 +52,16 @@ RULES: Final[tuple[Rule, ...]] = (
         ("result_retention", "completed_retention"),
         lambda s: s.result_retention_s > s.completed_retention_s,
         "must be at most completed_retention: a result goes with its task",
+    ),
+    Rule(
+        ("executor_max_memory",),
+        lambda s: 0 < s.executor_max_memory_bytes < _LEAST_MEMORY_BYTES,
+        "must be 0 or at least 64MiB: an executor that has done nothing takes a good part of that, "
+        "and would be replaced for ever",
+    ),
+    Rule(
+        ("executor_max_age",),
+        lambda s: 0 < s.executor_max_age_s < _LEAST_AGE_S,
+        "must be 0 or at least 1s: executors would do nothing but start",
     ),
 )

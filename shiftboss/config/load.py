@@ -15,6 +15,7 @@ from typing import Final
 
 from shiftboss.config.reading import Reading
 from shiftboss.config.settings import Settings
+from shiftboss.config.source import Source, source_from_json
 from shiftboss.errors import ConfigError
 
 ENVIRONMENT_VARIABLE: Final = "SHIFTBOSS_ENV"
@@ -31,11 +32,13 @@ class LoadedSettings:
     Attributes:
         origins: setting's name (`queues.mail.weight` for one of a queue) -> `default`, `conf/production.toml:12`,
             `environment variable DATABASE_URL` or `command line`.
+        source: what was asked for; `load_again` reads it afresh.
         file: the TOML file that was read, if any.
     """
 
     settings: Settings
     origins: Mapping[str, str]
+    source: Source
     file: Path | None = None
 
 
@@ -56,6 +59,7 @@ def load_settings(
     Raises:
         ConfigError: no such file, or mistakes; all of them stand in the message, one a line.
     """
+    source = Source(environment=environment, file=file, overrides=MappingProxyType(dict(overrides)))
     named = environment or environ.get(ENVIRONMENT_VARIABLE) or None
     found = file or find_file(named)
     reading = Reading()
@@ -67,7 +71,20 @@ def load_settings(
     for name, text in overrides.items():
         reading.take_text(name, text, COMMAND_LINE)
     settings, origins = reading.finish()
-    return LoadedSettings(settings=settings, origins=MappingProxyType(dict(origins)), file=found)
+    return LoadedSettings(settings=settings, origins=MappingProxyType(dict(origins)), source=source, file=found)
+
+
+def load_again(source_json: str, environ: Mapping[str, str] = os.environ) -> LoadedSettings:
+    """The settings that the same call of `load_settings` gives now.
+
+    Args:
+        source_json: what `source_to_json` made of `LoadedSettings.source`.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    source = source_from_json(source_json)
+    return load_settings(source.environment, source.file, environ, source.overrides)
 
 
 def find_file(environment: str | None) -> Path | None:

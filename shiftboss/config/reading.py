@@ -20,6 +20,20 @@ _BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 _QUEUE_BY_NAME: Final = {setting.name: setting for setting in QUEUE_SETTINGS}
 # A variable of somebody else's that merely begins with SHIFTBOSS_ is no mistake of ours; this close, it is.
 _VARIABLE_LIKENESS: Final = 0.9
+# What the processes of a service tell each other in the environment.
+INTERNAL_VARIABLES: Final = frozenset(
+    {
+        "SHIFTBOSS_SETTINGS",
+        "SHIFTBOSS_SOURCE",
+        "SHIFTBOSS_LISTEN_FD",
+        "SHIFTBOSS_CONTROL_FD",
+        "SHIFTBOSS_BOARD_FD",
+        "SHIFTBOSS_TABLE_FD",
+        "SHIFTBOSS_PARENT_PID",
+        "SHIFTBOSS_CHILD_NAME",
+        "SHIFTBOSS_INCARNATION",
+    }
+)
 _MAX_SHOWN_CHARS: Final = 200
 
 
@@ -61,7 +75,8 @@ class Reading:
                     self.take_text(setting.name, text, f"environment variable {variable}")
                     break
         known = {variable for setting in SETTINGS for variable in setting.variables}
-        for variable in sorted(name for name in environ if name.startswith("SHIFTBOSS_") and name not in known):
+        strange = {name for name in environ if name.startswith("SHIFTBOSS_")} - known - INTERNAL_VARIABLES
+        for variable in sorted(strange):
             if near := _nearest(variable, known, _VARIABLE_LIKENESS):
                 self.mistakes.append(f"environment variable {variable}: no such setting; did you mean {near}?")
 
@@ -160,7 +175,7 @@ def _named_values(settings: Settings, origins: Mapping[str, str], names: tuple[s
     """`conf/x.toml:3: heartbeat_interval = "20s" with worker_timeout = "30s" (default)`."""
     first, *others = (_BY_NAME[name] for name in names)
     rest = " and ".join(f"{_assignment(settings, other)} ({origins[other.name]})" for other in others)
-    return f"{origins[first.name]}: {_assignment(settings, first)} with {rest}"
+    return f"{origins[first.name]}: {_assignment(settings, first)}{' with ' if rest else ''}{rest}"
 
 
 def _assignment(settings: Settings, setting: Setting) -> str:

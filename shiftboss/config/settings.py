@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from shiftboss.config.values import Kind, Spec
+from shiftboss.config.values import AUTO, Kind, Reload, Spec
 
 _DAY_S: Final = 86_400.0
 # What a timer, a database interval and a `poll` timeout all take.
@@ -21,27 +21,42 @@ _MAX_DURATION_S: Final = 3650 * _DAY_S
 def _setting(default: object, spec: Spec) -> Any:
     if default is MISSING:
         return field(default_factory=dict, metadata={"spec": spec})
-    return field(default=default, metadata={"spec": spec})
+    # A URL may hold a password, and the repr of settings gets into messages that nobody thought of.
+    return field(default=default, repr=spec.kind is not Kind.DATABASE_URL, metadata={"spec": spec})
 
 
-def _duration(default_s: float, doc: str, *, low: float = 0.0, variable: str | None = None) -> Any:
-    return _setting(default_s, Spec(kind=Kind.DURATION, doc=doc, low=low, high=_MAX_DURATION_S, variable=variable))
+def _duration(default_s: float, doc: str, *, low: float = 0.0, variable: str | None = None, reload: Reload = Reload.LIVE) -> Any:
+    return _setting(default_s, Spec(kind=Kind.DURATION, doc=doc, low=low, high=_MAX_DURATION_S, variable=variable, reload=reload))
 
 
-def _whole(default: int | None, doc: str, *, low: int, high: int, optional: bool = False, variable: str | None = None) -> Any:
-    return _setting(default, Spec(kind=Kind.WHOLE, doc=doc, low=low, high=high, optional=optional, variable=variable))
+def _whole(
+    default: int | None,
+    doc: str,
+    *,
+    low: int,
+    high: int,
+    optional: bool = False,
+    variable: str | None = None,
+    reload: Reload = Reload.LIVE,
+) -> Any:
+    spec = Spec(kind=Kind.WHOLE, doc=doc, low=low, high=high, optional=optional, variable=variable, reload=reload)
+    return _setting(default, spec)
 
 
-def _switch(default: bool, doc: str, *, variable: str | None = None) -> Any:
-    return _setting(default, Spec(kind=Kind.SWITCH, doc=doc, variable=variable))
+def _size(default_bytes: int, doc: str, *, high: int, reload: Reload = Reload.LIVE) -> Any:
+    return _setting(default_bytes, Spec(kind=Kind.SIZE, doc=doc, low=0, high=high, reload=reload))
+
+
+def _switch(default: bool, doc: str, *, variable: str | None = None, reload: Reload = Reload.LIVE) -> Any:
+    return _setting(default, Spec(kind=Kind.SWITCH, doc=doc, variable=variable, reload=reload))
 
 
 def _choice(default: str, doc: str, choices: tuple[str, ...]) -> Any:
     return _setting(default, Spec(kind=Kind.CHOICE, doc=doc, choices=choices))
 
 
-def _other(kind: Kind, default: object, doc: str, *, variable: str | None = None) -> Any:
-    return _setting(default, Spec(kind=kind, doc=doc, variable=variable))
+def _other(kind: Kind, default: object, doc: str, *, variable: str | None = None, reload: Reload = Reload.LIVE) -> Any:
+    return _setting(default, Spec(kind=kind, doc=doc, variable=variable, reload=reload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +75,11 @@ class Settings:
     """
 
     environment: str = _other(
-        Kind.TEXT, "development", "The name of this environment, for logs and status.", variable="SHIFTBOSS_ENV"
+        Kind.TEXT,
+        "development",
+        "The name of this environment, for logs and status.",
+        variable="SHIFTBOSS_ENV",
+        reload=Reload.RESTART,
     )
     database_url: str = _other(
         Kind.DATABASE_URL,
@@ -68,11 +87,19 @@ class Settings:
         "Where tasks are kept. SQLite for one machine: sqlite:///relative.db or sqlite:////absolute.db. "
         "PostgreSQL for many: postgresql://user@host:5432/database.",
         variable="DATABASE_URL",
+        reload=Reload.RESTART,
     )
-    imports: tuple[str, ...] = _other(Kind.NAMES, (), "Modules with @task functions; only executors import them.")
+    imports: tuple[str, ...] = _other(
+        Kind.NAMES, (), "Modules with @task functions; only executors import them.", reload=Reload.EXECUTORS
+    )
 
     worker_pool_size: int = _whole(
-        10, "Slots: how many attempts this worker runs at once.", low=1, high=10_000, variable="WORKER_POOL_SIZE"
+        10,
+        "Slots: how many attempts this worker runs at once.",
+        low=1,
+        high=10_000,
+        variable="WORKER_POOL_SIZE",
+        reload=Reload.EXECUTORS,
     )
     executors: int | None = _whole(
         None,
@@ -80,6 +107,7 @@ class Settings:
         low=1,
         high=1_000,
         optional=True,
+        reload=Reload.EXECUTORS,
     )
     only_queues: tuple[str, ...] = _other(Kind.NAMES, (), "Claim from these queues only; empty: from all.")
     claim_strategy: str = _choice(
@@ -94,7 +122,11 @@ class Settings:
         variable="CLAIM_INTERVAL",
     )
     max_args_bytes: int = _whole(
-        1_048_576, "The largest arguments a task may have, in bytes of JSON.", low=1_024, high=1_073_741_824
+        1_048_576,
+        "The largest arguments a task may have, in bytes of JSON.",
+        low=1_024,
+        high=1_073_741_824,
+        reload=Reload.EXECUTORS,
     )
 
     shutdown_timeout_s: float = _duration(
@@ -103,11 +135,20 @@ class Settings:
     cancel_grace_s: float = _duration(5.0, "How long a cancelled attempt may take to end before its process is killed.")
     start_timeout_s: float = _duration(60.0, "How long a process may take to be ready, and the database to answer.", low=1.0)
 
+    control_socket: str = _other(
+        Kind.SOCKET,
+        AUTO,
+        "Where the service listens for `shiftboss stop`, `reload` and the like; a Unix socket of its owner alone. "
+        "auto: in the runtime directory. off: signals only.",
+        reload=Reload.RESTART,
+    )
+
     distributed_mode: bool = _switch(
         False,
         "false: the only worker; what an earlier one left behind is recovered at start. "
         "true: several workers share the database; heartbeats and the leader decide who is gone.",
         variable="DISTRIBUTED_MODE",
+        reload=Reload.RESTART,
     )
     heartbeat_interval_s: float = _duration(
         10.0,
@@ -141,12 +182,43 @@ class Settings:
     restart_period_s: float = _duration(60.0, "The window in which restarts are counted.", low=1.0)
     restart_backoff_s: float = _duration(0.5, "Delay before a restart; doubles at each one up to restart_backoff_max.")
     restart_backoff_max_s: float = _duration(30.0, "The longest delay before a restart.")
+    restart_reset_s: float = _duration(
+        60.0, "A process that has been ready for this long has its earlier crashes forgotten: the delay is restart_backoff again."
+    )
+    executor_probe_interval_s: float = _duration(
+        30.0, "While the executors keep crashing, nothing is claimed and one executor is tried this often.", low=0.1
+    )
+
+    executor_max_tasks: int = _whole(
+        0,
+        "An executor that has run this many attempts is replaced, the new one first; 0: never.",
+        low=0,
+        high=1_000_000_000,
+        reload=Reload.EXECUTORS,
+    )
+    executor_max_age_s: float = _duration(
+        0.0, "An executor that has run for this long is replaced, the new one first; 0: never.", reload=Reload.EXECUTORS
+    )
+    executor_max_memory_bytes: int = _size(
+        0,
+        "An executor whose memory (resident set) is larger than this is replaced, the new one first; 0: never.",
+        high=1024**4,
+        reload=Reload.EXECUTORS,
+    )
 
     metrics_host: str = _other(
-        Kind.TEXT, "127.0.0.1", "Address on which /metrics and /health are served, without authentication: keep it private."
+        Kind.TEXT,
+        "127.0.0.1",
+        "Address on which /metrics and /health are served, without authentication: keep it private.",
+        reload=Reload.GATEWAY,
     )
     metrics_port: int = _whole(
-        9090, "Port for /metrics and /health; 0: any free one.", low=0, high=65_535, variable="METRICS_PORT"
+        9090,
+        "Port for /metrics and /health; 0: any free one.",
+        low=0,
+        high=65_535,
+        variable="METRICS_PORT",
+        reload=Reload.GATEWAY,
     )
 
     result_retention_s: float = _duration(_DAY_S, "How long the result of a completed task is kept.")
@@ -161,7 +233,9 @@ class Settings:
     )
     log_level: str = _choice("info", "The least important lines that are written.", ("debug", "info", "warning", "error"))
     debug: bool = _switch(False, "Log at level debug whatever log_level says, and show tracebacks of commands.", variable="DEBUG")
-    enqueue_examples: bool = _switch(False, "Enqueue sample tasks at start, to see something run.", variable="ENQUEUE_EXAMPLES")
+    enqueue_examples: bool = _switch(
+        False, "Enqueue sample tasks at start, to see something run.", variable="ENQUEUE_EXAMPLES", reload=Reload.EXECUTORS
+    )
     queues: Mapping[str, QueueSettings] = _other(
         Kind.QUEUES,
         MISSING,
@@ -174,7 +248,7 @@ class Setting:
     """One setting as files and people see it.
 
     Attributes:
-        name: in TOML; the field's name without `_s`.
+        name: in TOML; the field's name without its unit, where the value is written with one.
         field: in `Settings`.
         default: as the field has it.
     """
@@ -191,9 +265,18 @@ class Setting:
         return (own, self.spec.variable) if self.spec.variable else (own,)
 
 
+# What a field's name has at its end, for kinds whose value has its unit in the text.
+_UNITS: Final = {Kind.DURATION: "_s", Kind.SIZE: "_bytes"}
+
+
 def _settings_of(declared: type[Settings | QueueSettings]) -> tuple[Setting, ...]:
     return tuple(
-        Setting(f.name.removesuffix("_s"), f.name, f.metadata["spec"], {} if f.default is MISSING else f.default)
+        Setting(
+            f.name.removesuffix(_UNITS.get(f.metadata["spec"].kind, "")),
+            f.name,
+            f.metadata["spec"],
+            {} if f.default is MISSING else f.default,
+        )
         for f in fields(declared)
     )
 
@@ -208,6 +291,7 @@ GROUPS: Final[Mapping[str, str]] = {
     "shutdown_timeout": "Starting and stopping",
     "distributed_mode": "Several workers",
     "ping_interval": "Supervision",
+    "executor_max_tasks": "Recycling of executors",
     "metrics_host": "Metrics",
     "result_retention": "Retention",
     "log_format": "Logs and development",

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from shiftboss.config.settings import GROUPS, QUEUE_SETTINGS, SETTINGS, QueueSettings, Setting, Settings
-from shiftboss.config.values import AUTO, Kind, format_duration, redact
+from shiftboss.config.units import format_duration, format_size
+from shiftboss.config.values import AUTO, Kind, Reload, redact
 
 _COMMENT_WIDTH: Final = 110
 _ORIGIN_COLUMN: Final = 44
+_RESTART_NOTE: Final = "A change takes a restart."
 
 
 def toml_value(value: object) -> str:
@@ -36,6 +38,8 @@ def plain_value(settings: Settings, setting: Setting) -> object:
     match setting.spec.kind:
         case Kind.DURATION:
             return format_duration(value)
+        case Kind.SIZE:
+            return format_size(value) if value else 0
         case Kind.DATABASE_URL:
             return redact(value)
         case Kind.NAMES:
@@ -80,7 +84,8 @@ def commented_toml(settings: Settings, introduction: str, note: Callable[[Settin
     for setting in SETTINGS:
         if title := GROUPS.get(setting.name):
             lines += ["", f"# ---- {title}"]
-        lines += ["", *_comment(" ".join(filter(None, (setting.spec.doc, note(setting)))))]
+        restart = _RESTART_NOTE if setting.spec.reload is Reload.RESTART else None
+        lines += ["", *_comment(" ".join(filter(None, (setting.spec.doc, note(setting), restart))))]
         if setting.spec.kind is Kind.QUEUES:
             lines += list(_queue_tables(settings.queues))
         else:

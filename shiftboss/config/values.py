@@ -1,4 +1,4 @@
-"""What one setting may be, and how its text becomes a value: durations, switches, whole numbers, lists, URLs. Pure."""
+"""What one setting may be, and how its text becomes a value: durations, sizes, switches, whole numbers, lists, URLs. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-AUTO: Final = "auto"  # how an optional number says None: TOML has no null
+from shiftboss.config.units import format_duration, format_size, parse_duration, parse_size
 
-_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.ASCII)
-_PLAIN_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+AUTO: Final = "auto"  # how an optional number says None: TOML has no null
+OFF: Final = "off"
+
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
+_MAX_SOCKET_PATH_BYTES: Final = 107  # of a Unix socket's address, less the final zero
 _SWITCHES: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 # Greedy up to the last "@": a password may hold any character, and hiding too much is the safe mistake.
@@ -32,8 +33,19 @@ class Kind(StrEnum):
     WHOLE = "whole number"
     SWITCH = "true or false"
     DURATION = "duration"
+    SIZE = "size"
+    SOCKET = "path of a socket"
     CHOICE = "one of"
     QUEUES = "tables"
+
+
+class Reload(StrEnum):
+    """What a reload does to make a changed setting apply."""
+
+    LIVE = "live"  # the actors are told
+    EXECUTORS = "executors"  # new executors have it; every reload replaces them
+    GATEWAY = "gateway"  # the gateway is replaced
+    RESTART = "restart"  # nothing would do; the reload is refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +54,10 @@ class Spec:
 
     Attributes:
         doc: for people, one or more sentences; becomes the comment in TOML files and the entry in the reference.
-        low, high: bounds, inclusive; of a duration in seconds.
+        low, high: bounds, inclusive; of a duration in seconds, of a size in bytes.
         optional: `"auto"` is allowed and means `None`.
         variable: the bare environment variable, besides `SHIFTBOSS_<NAME>`.
+        reload: what a reload that changes it does.
     """
 
     kind: Kind
@@ -54,6 +67,7 @@ class Spec:
     choices: tuple[str, ...] = ()
     optional: bool = False
     variable: str | None = None
+    reload: Reload = Reload.LIVE
 
 
 def redact(text: str) -> str:
@@ -61,52 +75,30 @@ def redact(text: str) -> str:
     return _NAMED_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
 
 
-def format_duration(seconds: float) -> str:
-    """The shortest exact text: 0.5 -> `500ms`, 90.0 -> `90s`, 3600.0 -> `1h`."""
-    if seconds == 0:
-        return "0s"
-    for unit in ("d", "h", "m", "s", "ms"):
-        amount = seconds / _UNIT_S[unit]
-        if amount >= 1 and math.isclose(amount, round(amount), rel_tol=1e-9):
-            return f"{round(amount)}{unit}"
-    return f"{seconds:.12g}s"
-
-
-def parse_duration(text: str) -> float:
-    """Seconds in `500ms`, `30s`, `1m`, `1h30m`, `7d` or a plain number of seconds.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    stripped = text.strip()
-    if _PLAIN_NUMBER.fullmatch(stripped):
-        return float(stripped)
-    parts = _DURATION_PART.findall(stripped)
-    if not parts or _DURATION_PART.sub("", stripped).strip():
-        raise ValueError(f"{text!r} is not a duration")
-    return sum(float(amount) * _UNIT_S[unit] for amount, unit in parts)
-
-
 def expected(spec: Spec) -> str:
     """What would be right, as the end of a sentence that begins with "must be"."""
     match spec.kind:
         case Kind.DURATION:
             right = f"a duration{_bounds(spec, format_duration)} like 500ms, 30s, 1m, 2h, 7d, or a number of seconds"
+        case Kind.SIZE:
+            right = f"a size{_bounds(spec, lambda bound: format_size(int(bound)))} like 512MiB, 2GiB, or a number of bytes"
         case Kind.WHOLE:
             right = f"a whole number{_bounds(spec, lambda bound: str(int(bound)))}"
-        case Kind.SWITCH:
-            right = "true or false"
         case Kind.CHOICE:
             right = "one of " + ", ".join(spec.choices)
-        case Kind.NAMES:
-            right = 'a list of names like ["first", "second"]; in a variable separated by commas'
-        case Kind.QUEUES:
-            right = "tables [queues.NAME] with concurrency and weight"
-        case Kind.DATABASE_URL:
-            right = "sqlite:///path/to/file.db or postgresql://user@host/database"
-        case Kind.TEXT:
-            right = "text that is not empty"
+        case other:
+            right = _EXPECTED[other]
     return f'{right}, or "{AUTO}"' if spec.optional else right
+
+
+_EXPECTED: Final = {
+    Kind.SWITCH: "true or false",
+    Kind.NAMES: 'a list of names like ["first", "second"]; in a variable separated by commas',
+    Kind.QUEUES: "tables [queues.NAME] with concurrency and weight",
+    Kind.DATABASE_URL: "sqlite:///path/to/file.db or postgresql://user@host/database",
+    Kind.SOCKET: f'"{AUTO}", "{OFF}" or an absolute path of at most {_MAX_SOCKET_PATH_BYTES} bytes',
+    Kind.TEXT: "text that is not empty",
+}
 
 
 def _bounds(spec: Spec, show: Callable[[float], str]) -> str:
@@ -200,6 +192,23 @@ def _duration(value: object) -> float | None:
         return None
 
 
+def _size(value: object) -> int | None:
+    if not isinstance(value, str):
+        return _whole(value)
+    try:
+        return parse_size(value)
+    except ValueError:
+        return None
+
+
+def _socket(value: object) -> str | None:
+    """Absolute: programs that look for it run elsewhere than the service."""
+    path = _text(value)
+    if path in (None, AUTO, OFF):
+        return path
+    return path if path.startswith("/") and len(path.encode()) <= _MAX_SOCKET_PATH_BYTES else None
+
+
 _PARSERS: Final[Mapping[Kind, Callable[[object], object]]] = MappingProxyType(
     {
         Kind.TEXT: _text,
@@ -208,6 +217,8 @@ _PARSERS: Final[Mapping[Kind, Callable[[object], object]]] = MappingProxyType(
         Kind.WHOLE: _whole,
         Kind.SWITCH: _switch,
         Kind.DURATION: _duration,
+        Kind.SIZE: _size,
+        Kind.SOCKET: _socket,
         Kind.CHOICE: _text,
     }
 )

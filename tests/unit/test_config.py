@@ -8,14 +8,29 @@ from pathlib import Path
 
 import pytest
 
-from shiftboss.config import SETTINGS, QueueSettings, Settings, load_settings, redact, settings_from_json, settings_to_json
+from shiftboss.config import (
+    SETTINGS,
+    QueueSettings,
+    Reload,
+    Settings,
+    changes,
+    described,
+    load_again,
+    load_settings,
+    redact,
+    settings_from_json,
+    settings_to_json,
+    source_to_json,
+)
 from shiftboss.config.locate import lines_of_keys
+from shiftboss.config.reading import INTERNAL_VARIABLES
 from shiftboss.config.show import commented_toml, effective_toml
 from shiftboss.config.templates import TEMPLATES
-from shiftboss.config.values import format_duration, parse_duration
+from shiftboss.config.units import format_duration, format_size, parse_duration, parse_size
 from shiftboss.errors import ConfigError
 
-CONF = Path(__file__).parents[2] / "conf"
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
 
 # The names that operators know, with their defaults.
 PROMISED_VARIABLES = {
@@ -86,6 +101,21 @@ def test_a_duration_shown_is_the_duration_read(seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("512MiB", 536_870_912), ("64 KiB", 65_536), ("2GiB", 2_147_483_648), (" 12 ", 12), ("0", 0)],
+)
+def test_a_size_is_a_number_with_a_binary_unit_or_bytes(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+    assert parse_size(format_size(size_bytes)) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "1MB", "1.5GiB", "-1", "1 week", "512mib", "1e3"])
+def test_anything_else_is_no_size(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "postgresql://app:s3cret@db/x",
@@ -141,6 +171,8 @@ def test_every_setting_can_be_given_by_its_variable(setting) -> None:  # type: i
         "true or false": "yes",
         "list of names": "a.b, c",
         "text": "elsewhere",
+        "size": "1GiB",
+        "path of a socket": "/run/shiftboss/x.sock",
         "tables": "{mail = {weight = 3}}",
         "one of": setting.spec.choices[-1] if setting.spec.choices else "",
     }
@@ -205,6 +237,56 @@ def test_settings_survive_the_way_to_a_child() -> None:
     assert settings_from_json(settings_to_json(settings)) == settings
 
 
+# ---- a reload
+
+
+def test_the_same_places_can_be_read_again() -> None:
+    write("conf/staging.toml", "worker_pool_size = 3\n")
+    first = load_settings("staging", environ={"METRICS_PORT": "1"}, overrides={"claim_interval": "2s"})
+    assert load_again(source_to_json(first.source), {"METRICS_PORT": "1"}) == first
+    write("conf/staging.toml", "worker_pool_size = 4\n")
+    again = load_again(source_to_json(first.source), {"METRICS_PORT": "2"})
+    assert described(changes(first.settings, again.settings)) == "worker_pool_size: 3 -> 4, metrics_port: 1 -> 2"
+    by_file = load_settings(file=write("x.toml", "worker_pool_size = 5\n"), environ={})
+    assert load_again(source_to_json(by_file.source), {}) == by_file
+    assert load_again(source_to_json(load_settings(environ={}).source), {"SHIFTBOSS_ENV": "staging"}).file == first.file
+
+
+def test_a_source_does_not_show_what_it_overrides() -> None:
+    loaded = load_settings(environ={}, overrides={"database_url": "postgresql://app:s3cret@db/x"})
+    assert "s3cret" not in repr(loaded)
+
+
+def test_changes_say_what_was_what_is_and_what_a_reload_does_about_it() -> None:
+    queues = {"mail": QueueSettings(weight=2), "a b": QueueSettings(concurrency=0)}
+    old = Settings(imports=("a",), queues={"mail": QueueSettings(weight=1, concurrency=3)})
+    new = Settings(imports=("a", "b"), debug=True, executor_max_memory_bytes=2**30, metrics_port=1, executors=2, queues=queues)
+    assert [(str(change), change.reload) for change in changes(old, new)] == [
+        ('imports: ["a"] -> ["a","b"]', Reload.EXECUTORS),
+        ('executors: "auto" -> 2', Reload.EXECUTORS),
+        ('executor_max_memory: 0 -> "1GiB"', Reload.EXECUTORS),
+        ("metrics_port: 9090 -> 1", Reload.GATEWAY),
+        ("debug: false -> true", Reload.LIVE),
+        ("queues.a b.concurrency: as stored -> 0", Reload.LIVE),
+        ("queues.mail.concurrency: 3 -> as stored", Reload.LIVE),
+        ("queues.mail.weight: 1 -> 2", Reload.LIVE),
+    ]
+    assert described(changes(old, old)) == "nothing"
+
+
+def test_changes_show_no_password() -> None:
+    one, other = (Settings(database_url=f"postgresql://app:{password}@db/x") for password in ("s3cret", "s3cret2"))
+    (change,) = changes(one, other)
+    assert str(change) == ('database_url: "postgresql://app:***@db/x" -> "postgresql://app:***@db/x" (another password)')
+    assert change.reload is Reload.RESTART
+
+
+def test_what_a_reload_cannot_change() -> None:
+    by_word = {word: {s.name for s in SETTINGS if s.spec.reload is word} for word in Reload}
+    assert by_word[Reload.RESTART] == {"environment", "database_url", "distributed_mode", "control_socket"}
+    assert by_word[Reload.GATEWAY] == {"metrics_host", "metrics_port"}
+
+
 # ---- mistakes
 
 
@@ -260,6 +342,11 @@ batch = 3
         ('restart_backoff = "1m"', ["restart_backoff_max"]),
         ('result_retention = "8d"', ["completed_retention"]),
         ('leader_term = "2s"', ["leader_term", "3s"]),
+        ('executor_max_memory = "63MiB"', ['executor_max_memory = "63MiB": executor_max_memory must be 0 or at least 64MiB']),
+        ('executor_max_age = "500ms"', ["executor_max_age must be 0 or at least 1s"]),
+        ('executor_max_memory = "1GB"', ['"1GB"', "like 512MiB"]),
+        ('control_socket = "run/x.sock"', ['"run/x.sock"', '"auto", "off" or an absolute path']),
+        (f'control_socket = "/{"x" * 107}"', ["at most 107 bytes"]),
     ],
 )
 def test_settings_that_clash_are_named_together(text: str, named: list[str]) -> None:
@@ -290,6 +377,13 @@ def test_a_file_that_is_not_there_or_not_toml_is_a_config_error() -> None:
 
 def test_somebody_elses_variable_is_no_mistake() -> None:
     load_settings(environ={"SHIFTBOSS_CONTROL_FD": "3", "SHIFTBOSS_DEPLOY_TOKEN": "x"})
+
+
+def test_no_variable_of_ours_is_taken_for_a_misspelt_setting() -> None:
+    code = "".join(path.read_text() for folder in ("shiftboss", "actors", "supervisor") for path in (ROOT / folder).rglob("*.py"))
+    names = set(re.findall(r'_VARIABLE: Final = "(SHIFTBOSS_\w+)"', code)) - {"SHIFTBOSS_ENV"}
+    assert names >= {"SHIFTBOSS_SOURCE", "SHIFTBOSS_CONTROL_FD"}
+    assert names <= INTERNAL_VARIABLES
 
 
 def test_a_wrong_override_says_command_line() -> None:
