@@ -6,11 +6,18 @@ and one `Done`, which comes when the effect is there. After `Done` of a `stop` t
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+import os
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 MAX_LINE_BYTES: Final = 4096  # of a request; replies may be longer
+MAX_PATH_BYTES: Final = 107  # of a socket; the kernel's struct has no room for more
+MAX_EXECUTORS: Final = 1_000
+USAGE: Final = 'a request is one line like {"command": "status"}'
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True, tag_field="command", tag=str.lower, forbid_unknown_fields=True):
@@ -44,7 +51,7 @@ class Restart(Command, frozen=True):
 class Scale(Command, frozen=True):
     """Have so many executors until the next reload; at least 1. Done when the new ones are ready, or the extra ones are gone."""
 
-    executors: int
+    executors: Annotated[int, msgspec.Meta(ge=1, le=MAX_EXECUTORS)]
 
 
 class Dump(Command, frozen=True):
@@ -121,8 +128,8 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_reload_at: float | None = None
 
 
-_command_decoder = msgspec.json.Decoder(AnyCommand)
-_reply_decoder = msgspec.json.Decoder(Progress | Done)
+_command_decoder: Final[msgspec.json.Decoder[AnyCommand]] = msgspec.json.Decoder(AnyCommand)
+_reply_decoder: Final[msgspec.json.Decoder[Progress | Done]] = msgspec.json.Decoder(Progress | Done)
 
 
 def encode(message: Command | Progress | Done) -> bytes:
@@ -139,6 +146,17 @@ def decode_command(line: bytes) -> AnyCommand:
     return _command_decoder.decode(line)
 
 
+def name_of(command: Command) -> str:
+    """`scale`: as it stands in requests, in the log and on the command line."""
+    return str(command.__struct_config__.tag)
+
+
+def describe(command: Command) -> str:
+    """The command with what it asks for, on one line: `scale executors=4`."""
+    details = (f"{name}={value}" for name, value in msgspec.structs.asdict(command).items())
+    return " ".join([name_of(command), *details])
+
+
 def decode_reply(line: bytes) -> Progress | Done:
     """A line of the answer.
 
@@ -146,3 +164,56 @@ def decode_reply(line: bytes) -> Progress | Done:
         msgspec.DecodeError: it is none.
     """
     return _reply_decoder.decode(line)
+
+
+# ---- where the socket is
+
+AUTO: Final = "auto"
+OFF: Final = "off"
+SYSTEM_FOLDER: Final = Path("/run/shiftboss")
+_LONGEST_NAME: Final = 48
+
+
+def socket_path(setting: str, environment: str, environ: Mapping[str, str], cwd: Path, uid: int) -> Path | None:
+    """Where the service of this environment listens; None: nowhere.
+
+    Args:
+        setting: `control_socket`: `auto`, `off` or a path.
+        cwd: the working directory. Services started in different ones do not get into each other's way.
+    """
+    if setting == OFF:
+        return None
+    if setting != AUTO:
+        return cwd / setting
+    return (_given_by_systemd(environ) + _private_paths(environment, environ, cwd, uid))[0]
+
+
+def candidates(setting: str, environment: str, environ: Mapping[str, str], cwd: Path, uid: int) -> list[Path]:
+    """Where a command looks for the service of this environment: the likeliest place first, none when it has no socket."""
+    if setting != AUTO:
+        path = socket_path(setting, environment, environ, cwd, uid)
+        return [] if path is None else [path]
+    of_the_unit = SYSTEM_FOLDER / _file_name(environment) / "control"
+    found = [*_given_by_systemd(environ), of_the_unit, *_private_paths(environment, environ, cwd, uid)]
+    return list(dict.fromkeys(found))
+
+
+def _file_name(environment: str) -> str:
+    """Any name of an environment, which is free text in a file, as a name without surprises."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in environment)[:_LONGEST_NAME]
+
+
+def _given_by_systemd(environ: Mapping[str, str]) -> list[Path]:
+    """`RuntimeDirectory=` of the unit; where it names several, the first."""
+    folder = environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return [Path(folder, "control")] if folder else []
+
+
+def _private_paths(environment: str, environ: Mapping[str, str], cwd: Path, uid: int) -> list[Path]:
+    """Outside a unit: in the folder of the user's session, if it has one and its path is short enough, then under /tmp."""
+    name = f"{_file_name(environment)}-{sha256(os.fsencode(cwd.resolve())).hexdigest()[:8]}.control"
+    in_tmp = Path(f"/tmp/shiftboss-{uid}", name)  # refused when it belongs to somebody else
+    session = environ.get("XDG_RUNTIME_DIR", "")
+    in_session = Path(session, "shiftboss", name)
+    fits = session.startswith("/") and len(os.fsencode(in_session)) <= MAX_PATH_BYTES
+    return [in_session, in_tmp] if fits else [in_tmp]

@@ -23,6 +23,8 @@ class Event(StrEnum):
     SERVICE_RELOAD_FAILED = "service.reload_failed"
     SERVICE_SCALED = "service.scaled"
     COMMAND_RECEIVED = "command.received"
+    COMMAND_REFUSED = "command.refused"
+    CONTROL_UNAVAILABLE = "control.unavailable"
     SIGNAL_RECEIVED = "signal.received"
     SIGNAL_IGNORED = "signal.ignored"
     DRAIN_PROGRESS = "drain.progress"
@@ -42,7 +44,6 @@ class Event(StrEnum):
     ACTOR_STACKS = "actor.stacks"
     ACTOR_RELOADED = "actor.reloaded"
     ATTEMPTS_LOST = "attempts.lost"
-    POOL_PAUSED = "pool.paused"
     POOL_PROBED = "pool.probed"
     POOL_RESUMED = "pool.resumed"
     SUPERVISOR_INTENSITY_EXCEEDED = "supervisor.intensity_exceeded"
@@ -85,12 +86,20 @@ class Event(StrEnum):
     GATEWAY_LISTENING = "gateway.listening"
 
 
-def emit(log: logging.Logger, level: int, event: Event, message: str = "", /, **fields: object) -> None:
+def emit(
+    log: logging.Logger, level: int, event: Event, message: str = "", stacks: str | None = None, /, **fields: object
+) -> None:
     """Log one event with its fields; the formatters (`shiftboss.logs`) turn them into text, JSON or journal lines.
 
     Args:
         message: for people; the event's name and the fields are enough for programs.
+        stacks: text of many lines that stands where a traceback would, in the same entry.
         fields: values are written as they are when str, int, float, bool or None, else by `str()`.
     """
-    if log.isEnabledFor(level):
-        log.log(level, message or event.value, extra={"event": event.value, "fields": fields})
+    if not log.isEnabledFor(level):
+        return
+    extra, text = {"event": event.value, "fields": fields}, message or event.value
+    if stacks is None:
+        log.log(level, text, extra=extra)
+    else:  # Logger.log would put the caller's own stack there
+        log.handle(log.makeRecord(log.name, level, __file__, 0, text, (), None, extra=extra, sinfo=stacks))
