@@ -45,7 +45,7 @@ from shiftboss.actors.stop_plan import StopPlan, StopStep
 from shiftboss.actors.table import Table
 from shiftboss.actors.timer import Timer
 from shiftboss.actors.watching import Watcher
-from shiftboss.control import Drain, Dump, PeerDied, Report, Resume, Stop
+from shiftboss.control import Drain, PeerDied, Report, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.model import Claim, Ended, Lease, Outcome, TypeInfo
@@ -94,9 +94,14 @@ class Claimer(ProcessActor):
         self._timer.after("cancels", CANCEL_POLL_S)
         self._timer.after("unknown", UNKNOWN_FIRST_S)
 
+    def leave(self) -> None:
+        """The executors hold what they have not been told is stored, and tell it to the next claimer."""
+        self._store.close()
+        self.process.end(0)
+
     # ---- messages
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: Any) -> None:
         match message:
             case FromPeer():
                 self._from_peer(message)
@@ -114,8 +119,6 @@ class Claimer(ProcessActor):
                 self._begin_stop(message)
             case Drain() | Resume():
                 self._set_quiet(isinstance(message, Drain))
-            case Dump():
-                self._dump()
             case _:
                 raise TypeError(f"the claimer does not know {message!r}")
 
@@ -555,7 +558,7 @@ class Claimer(ProcessActor):
         self._store.close()
         self.process.end(0)
 
-    def _dump(self) -> None:
+    def dump(self) -> None:
         for peer in self._peers.values():
             running = [one.claim.task_id for one in peer.holdings.values() if peer.started_ns(one)]
             fields = {"slots": peer.slots, "held": len(peer.holdings), "storing": len(peer.storing), "accepting": peer.accepting}

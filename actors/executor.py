@@ -6,15 +6,12 @@ the next one is told what is held here.
 
 from __future__ import annotations
 
-import importlib
 import logging
-import os
 import socket
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
+from shiftboss.actors.handlers import load_handlers
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import (
     CancelAll,
@@ -39,8 +36,8 @@ from shiftboss.actors.running import Job, Outcomes, Pool
 from shiftboss.actors.table import Table
 from shiftboss.actors.timer import Timer
 from shiftboss.catalog import registry
-from shiftboss.control import Drain, Dump, Resume, Stop
-from shiftboss.default import configure
+from shiftboss.control import Drain, Resume, Stop
+from shiftboss.events import Event, emit
 from shiftboss.model import Ended, Progress
 
 log = logging.getLogger("shiftboss.executor")
@@ -67,13 +64,10 @@ class Executor(ProcessActor):
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
 
     def begin(self) -> None:
-        # Handlers that enqueue mean this worker's database.
-        configure(self.settings.database_url, max_args_bytes=self.settings.max_args_bytes)
-        samples = ("shiftboss.samples",) if self.settings.enqueue_examples else ()
-        import_handlers((*self.settings.imports, *samples))
+        load_handlers(self.settings)
         self.ready()
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: Any) -> None:
         match message:
             case FromPeer(message=order):
                 self._obey(order)
@@ -85,12 +79,15 @@ class Executor(ProcessActor):
                 self._send_progress()
             case Stop():
                 self.process.end(0)
-            case Dump():
-                log.info("%d tasks held, %d outcomes not stored yet", len(self._jobs), len(self._unstored))
             case Drain() | Resume() | Died():
                 pass  # the claimer sends nothing while it is quiet; its death shows as the end of the link
             case _:
                 raise TypeError(f"an executor does not know {message!r}")
+
+    def dump(self) -> None:
+        with self._lock:
+            held, outbox = len(self._jobs), len(self._unstored)
+        emit(log, logging.INFO, Event.ACTOR_STATE, slots=self._pool.slots, held=held, outbox=outbox)
 
     def _obey(self, order: Any) -> None:
         match order:
@@ -179,20 +176,3 @@ class Executor(ProcessActor):
             progress, self._progress = list(self._progress.values()), {}
         if progress:
             self._tell(ProgressMade(progress))
-
-
-def import_handlers(modules: tuple[str, ...]) -> None:
-    """Import the modules that define tasks; the working directory comes first, as for `python -m`.
-
-    Raises:
-        TaskDefinitionError: the annotations of a handler cannot be resolved.
-        ImportError, or whatever a module raises: the process ends, and its traceback says why.
-    """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    for module in modules:
-        importlib.import_module(module)
-    registry.check()
-    if not registry.types():
-        log.warning("no handlers: name the modules that define tasks in the setting `imports`; pid %d", os.getpid())

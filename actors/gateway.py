@@ -26,7 +26,7 @@ from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
 from shiftboss.actors.metrics import Sample, SampleCollector
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
-from shiftboss.control import Drain, Dump, Resume, Stop
+from shiftboss.control import Drain, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.store.base import Counts, Store
@@ -73,11 +73,11 @@ class Gateway(ProcessActor):
         emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=_url(listener))
         self.ready()
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: Any) -> None:
         match message:
             case Stop():
                 self.process.end(0)
-            case Tick() | Linked() | LinkDown() | Died() | Drain() | Resume() | Dump():
+            case Tick() | Linked() | LinkDown() | Died() | Drain() | Resume():
                 pass
             case _:
                 raise TypeError(f"the gateway does not know {message!r}")

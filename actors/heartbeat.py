@@ -18,7 +18,7 @@ from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
 from shiftboss.config import redact
-from shiftboss.control import Drain, Dump, Resume, Stop
+from shiftboss.control import Drain, Resume, Stop
 from shiftboss.errors import SchemaError, StoreCorrupt, StoreError, StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import TrustWindow
@@ -53,18 +53,19 @@ class Heartbeat(ProcessActor):
         self.ready()
         self._timer.after("beat", self._interval_s())
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: Any) -> None:
         match message:
             case Tick():
                 self._timer.after("beat", self._beat())
             case Stop():
                 self._shut_down()
-            case Dump():
-                emit(log, logging.INFO, Event.ACTOR_STATE, worker_id=self.process.board.worker_id, trusted=self._trusted())
             case Linked() | LinkDown() | Died() | Drain() | Resume():
                 pass
             case _:
                 raise TypeError(f"the heartbeat does not know {message!r}")
+
+    def dump(self) -> None:
+        emit(log, logging.INFO, Event.ACTOR_STATE, worker_id=self.process.board.worker_id, trusted=self._trusted())
 
     def _interval_s(self) -> float:
         return self.settings.heartbeat_interval_s

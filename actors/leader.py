@@ -13,7 +13,8 @@ from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
-from shiftboss.control import Drain, Dump, Resume, Stop
+from shiftboss.config import Settings
+from shiftboss.control import Drain, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import LeaderLease, TrustWindow
@@ -44,18 +45,24 @@ class Leader(ProcessActor):
             self._timer.after(name, 0.0)
         self.ready()
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: Any) -> None:
         match message:
             case Tick(name=name):
                 self._tick(name)
             case Stop():
-                self._shut_down()
-            case Dump():
-                emit(log, logging.INFO, Event.ACTOR_STATE, lease=str(self._lease))
+                self.leave()
             case Linked() | LinkDown() | Died() | Drain() | Resume():
                 pass
             case _:
                 raise TypeError(f"the leader does not know {message!r}")
+
+    def dump(self) -> None:
+        emit(log, logging.INFO, Event.ACTOR_STATE, lease=str(self._lease))
+
+    def reloaded(self, old: Settings) -> None:
+        if old.leader_term_s != self.settings.leader_term_s:
+            self._timer.after("lead", 0.0)  # a shorter term must hold in the database before we renew it more seldom
+        self._timer.sooner("prune", self.settings.cleanup_interval_s)
 
     def _tick(self, name: str) -> None:
         duties = {"lead": self._lead, "recover": self._recover, "prune": self._prune}
@@ -141,8 +148,8 @@ class Leader(ProcessActor):
                 return 0.1
         return self.settings.cleanup_interval_s
 
-    def _shut_down(self) -> None:
-        """Resign, so that another worker leads at once and not when our term has run out."""
+    def leave(self) -> None:
+        """Resign, so that another worker, or our successor, leads at once and not when our term has run out."""
         if self._lease is not None:
             try:
                 self._store.resign(self._lease)

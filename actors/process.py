@@ -21,9 +21,11 @@ import pykka
 
 from shiftboss import control
 from shiftboss.actors.board import Board
-from shiftboss.actors.layout import SETTINGS_VARIABLE
+from shiftboss.actors.layout import LISTEN_FD_VARIABLE, SETTINGS_VARIABLE, SOURCE_VARIABLE
 from shiftboss.actors.messages import Died, Linked
+from shiftboss.actors.stacks import all_stacks
 from shiftboss.config import Settings, settings_from_json
+from shiftboss.events import Event, emit
 from shiftboss.logs import configure_logging
 
 EXIT_BUG: Final = 1
@@ -35,6 +37,7 @@ _ROLES: Final = {
     "heartbeat": "shiftboss.actors.heartbeat:Heartbeat",
     "leader": "shiftboss.actors.leader:Leader",
     "gateway": "shiftboss.actors.gateway:Gateway",
+    "check": "shiftboss.actors.check:Check",
 }
 # systemctl kill and Ctrl-C signal every process of the service; only the supervisor is meant.
 _NOT_FOR_CHILDREN: Final = (
@@ -60,6 +63,9 @@ class Process:
         self.incarnation = int(os.environ.pop(control.INCARNATION_VARIABLE))
         self.parent_pid = int(os.environ.pop(control.PARENT_PID_VARIABLE))
         self.settings: Settings = settings_from_json(os.environ.pop(SETTINGS_VARIABLE).encode())
+        # Taken out of the environment in every role: user code finds nothing of ours there.
+        self.source = os.environ.pop(SOURCE_VARIABLE, "")
+        self.listen_fd = _inherited_fd(LISTEN_FD_VARIABLE) if LISTEN_FD_VARIABLE in os.environ else None
         self._control = socket.socket(fileno=_inherited_fd(control.CONTROL_FD_VARIABLE))
         self.board = Board(_inherited_fd(control.BOARD_FD_VARIABLE))
         table_fd = os.environ.pop(control.TABLE_FD_VARIABLE, "")
@@ -122,18 +128,46 @@ class ProcessActor(pykka.ThreadingActor):
     def begin(self) -> None:
         """Start to work, in the actor's own thread; an exception ends the process."""
 
-    def on_receive(self, message: Any) -> Any:
-        if isinstance(message, control.Ping):
-            return self.process.tell_parent(control.Pong(seq=message.seq))
-        return self.receive(message)
+    def on_receive(self, message: Any) -> None:
+        """What every role does in the same way; the rest is for `receive`."""
+        match message:
+            case control.Ping():
+                self.process.tell_parent(control.Pong(seq=message.seq))
+            case control.Dump():
+                self.dump()
+                emit(log, logging.INFO, Event.ACTOR_STACKS, "", all_stacks(), actor=self.process.name)
+                self.process.tell_parent(control.Dumped())
+            case control.Reload():
+                self._reload(settings_from_json(message.settings))
+            case control.Leave():
+                self.leave()
+            case _:
+                self.receive(message)
 
-    def receive(self, message: Any) -> Any:
+    def receive(self, message: Any) -> None:
         """Handle one message.
 
         Raises:
             NotImplementedError: a subclass forgot it.
+            TypeError: it is not for this actor.
         """
         raise NotImplementedError
+
+    def dump(self) -> None:
+        """Log what this actor is about, for `Dump`; the stacks follow."""
+
+    def leave(self) -> None:
+        """End with 0, between two pieces of work: a successor takes over."""
+        self.process.end(0)
+
+    def _reload(self, settings: Settings) -> None:
+        old, self.settings = self.settings, settings
+        configure_logging(settings.log_format, settings.log_level, actor=self.process.name)
+        self.reloaded(old)
+        emit(log, logging.DEBUG, Event.ACTOR_RELOADED, actor=self.process.name)
+
+    def reloaded(self, old: Settings) -> None:
+        """`self.settings` are new: take over whatever was made of the `old` ones."""
 
     def ready(self) -> None:
         """Tell the parent that this actor does its work."""
@@ -165,6 +199,9 @@ def _set_signals() -> None:
     # Not faulthandler.register: it walks the stacks of running threads without the GIL, and sometimes crashes on them.
     signal.signal(signal.SIGUSR1, lambda _number, _frame: faulthandler.dump_traceback(all_threads=True))
     _leave_signal_stack()
+    # The parent starts us with these blocked: one that came while Python was starting is kept, and now does nothing.
+    # Unblocked altogether, because the mask is inherited: a handler's subprocess could not be terminated.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 class _SignalStack(ctypes.Structure):

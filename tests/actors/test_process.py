@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from actor_harness import PATIENCE_S, eventually, is_running
 from process_harness import ActorProcess
 
 from shiftboss import control
-from shiftboss.config import Settings
+from shiftboss.config import Settings, settings_to_json
 
 HERE = Path(__file__).parent
 HARMLESS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGUSR2", "SIGPIPE")
@@ -59,6 +61,44 @@ def test_stop_ends_it_with_zero(gateway: ActorProcess) -> None:
     assert gateway.wait_exit() == 0
 
 
+def test_leave_ends_it_with_zero_after_what_it_was_told_before(gateway: ActorProcess) -> None:
+    gateway.tell(control.Ping(seq=1))
+    gateway.tell(control.Leave())
+    assert gateway.wait_exit() == 0
+    assert gateway.said.of(control.Pong) == [control.Pong(seq=1)]
+
+
+def test_new_settings_are_taken_live(gateway: ActorProcess, settings: Settings) -> None:
+    gateway.tell(control.Reload(settings=settings_to_json(replace(settings, log_level="debug"))))
+    gateway.wait_log("actor.reloaded", actor="gateway")
+    gateway.tell(control.Reload(settings=settings_to_json(settings)))
+    gateway.ping()
+    assert len([line for line in gateway.log.things if line["event"] == "actor.reloaded"]) == 1, "debug is off again"
+
+
+def test_a_message_that_is_for_somebody_else_ends_it(gateway: ActorProcess) -> None:
+    gateway.tell(control.PeerRetiring(peer="executor-1", incarnation=1, drain_s=0, grace_s=0))
+    assert gateway.wait_exit() == 1
+
+
+def test_signals_from_the_very_start_on_do_nothing_to_a_child_that_was_started_with_them_blocked(settings: Settings) -> None:
+    """The whole group is signalled while Python starts; what is then started here has no signal blocked."""
+    blocked = {signal.Signals[name] for name in HARMLESS}
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        process = ActorProcess("gateway", settings)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, blocked)
+    with process:
+        while not process.said.of(control.Ready):
+            for number in blocked:
+                process.process.send_signal(number)
+            assert process.process.poll() is None, process.transcript()
+            threading.Event().wait(0.002)
+        status = Path(f"/proc/{process.process.pid}/status").read_text()
+        assert "SigBlk:\t0000000000000000" in status, status
+
+
 def test_an_actor_that_fails_ends_its_process_with_the_reason_in_the_log(settings: Settings, tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import sys
@@ -72,7 +112,7 @@ def test_an_actor_that_fails_ends_its_process_with_the_reason_in_the_log(setting
     script.write_text(code)
     with ActorProcess("gateway", settings, command=(str(script),)) as process:
         process.wait_ready()
-        process.tell(control.Dump())
+        process.tell(control.Drain())
         assert process.wait_exit() == 1
         line = process.log.wait(lambda line: line["level"] == "critical", "critical")
         assert "a bug of ours" in line["traceback"]
@@ -118,7 +158,7 @@ def test_it_dies_with_a_parent_that_is_killed_while_its_links_stay_open(settings
         import os, subprocess, sys
         sys.path.insert(0, {str(HERE)!r})
         from process_harness import ActorProcess
-        from shiftboss.config import Settings
+        from shiftboss.config import Settings, settings_to_json
         actor = ActorProcess("gateway", Settings(database_url={settings.database_url!r}, metrics_port=0))
         actor.wait_ready()
         holder = subprocess.Popen(["sleep", "60"], pass_fds=[actor.control.fileno()], stdout=subprocess.DEVNULL)

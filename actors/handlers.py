@@ -1,0 +1,65 @@
+"""Importing the modules that define tasks: an executor's first act, and what a new configuration is tried with."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from shiftboss.catalog import registry
+from shiftboss.config import Settings
+from shiftboss.default import configure
+from shiftboss.errors import ShiftbossError
+
+log = logging.getLogger("shiftboss.executor")
+
+
+class CannotImport(ShiftbossError):
+    """A module of the setting `imports` raised while it was imported, whatever that was; the cause hangs on it."""
+
+    def __init__(self, module: str, error: BaseException) -> None:
+        super().__init__(f"cannot import {module!r}: {type(error).__name__}: {error}{_place(error)}")
+
+
+def load_handlers(settings: Settings) -> None:
+    """Import what `settings` name; what the modules enqueue goes to these settings' database.
+
+    Raises:
+        CannotImport: a module cannot be imported.
+        TaskDefinitionError: the annotations of a handler cannot be resolved.
+    """
+    configure(settings.database_url, max_args_bytes=settings.max_args_bytes)
+    samples = ("shiftboss.samples",) if settings.enqueue_examples else ()
+    import_handlers((*settings.imports, *samples))
+
+
+def import_handlers(modules: tuple[str, ...]) -> None:
+    """Import the modules that define tasks; the working directory comes first, as for `python -m`.
+
+    Raises:
+        CannotImport: a module cannot be imported.
+        TaskDefinitionError: the annotations of a handler cannot be resolved.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except BaseException as error:  # sys.exit() too: whatever it is, the module is named
+            raise CannotImport(module, error) from error
+    registry.check()
+    if not registry.types():
+        log.warning("no handlers: name the modules that define tasks in the setting `imports`; pid %d", os.getpid())
+
+
+def _place(error: BaseException) -> str:
+    """` (file:line)` where it went wrong in somebody's code; empty when the module itself is not there."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    calls = traceback.extract_tb(error.__traceback__)[1:]  # the first is ours
+    theirs = [call for call in calls if "importlib" not in call.filename]
+    return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
