@@ -10,13 +10,25 @@ import faulthandler
 import logging
 import os
 import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Final, NoReturn
 
 from shiftboss.actors.layout import CELL_BYTES, LISTEN_FD_VARIABLE, SETTINGS_VARIABLE
-from shiftboss.config import Settings, settings_from_json, settings_to_json
+from shiftboss.commands import socket_path
+from shiftboss.config import (
+    SOURCE_VARIABLE,
+    LoadedSettings,
+    Reload,
+    Settings,
+    changes,
+    settings_from_json,
+    settings_to_json,
+    source_to_json,
+)
 from shiftboss.errors import ConfigError
 from shiftboss.logs import configure_logging
-from shiftboss.supervisor import ChildSpec, Supervisor, SupervisorSettings
+from shiftboss.supervisor import Blueprint, ChildSpec, Reloadable, Restart, Supervisor, SupervisorSettings
 from shiftboss.supervisor.listening import choose_listener, take_listeners
 from shiftboss.supervisor.spec import EXIT_CONFIG
 
@@ -55,6 +67,7 @@ def child_specs(settings: Settings, http_fd: int | None = None) -> list[ChildSpe
             group="executor",
             table_bytes=CELLS_PER_EXECUTOR * CELL_BYTES,
             ping=False,
+            rolling=True,
             shutdown_s=EXECUTOR_SHUTDOWN_S,
         )
         for index, slots in enumerate(slots_by_executor(settings), start=1)
@@ -80,6 +93,8 @@ def _spec(
     critical: bool = True,
     drains: bool = False,
     during_drain: bool = False,
+    rolling: bool = False,
+    restart: Restart = Restart.PERMANENT,
     shutdown_s: float = SHUTDOWN_S,
     http_fd: int | None = None,
 ) -> ChildSpec:
@@ -97,6 +112,8 @@ def _spec(
         critical=critical,
         drains=drains,
         during_drain=during_drain,
+        rolling=rolling,
+        restart=restart,
         pass_fds=() if http_fd is None else (http_fd,),
     )
 
@@ -111,27 +128,92 @@ def supervisor_settings(settings: Settings) -> SupervisorSettings:
         ping_timeout_s=settings.ping_timeout_s,
         shutdown_timeout_s=settings.shutdown_timeout_s,
         cancel_grace_s=settings.cancel_grace_s,
+        restart_reset_s=settings.restart_reset_s,
+        probe_interval_s=settings.executor_probe_interval_s,
     )
 
 
-def start(settings: Settings) -> NoReturn:
+class Reloads:
+    """What a reload of this service leads to.
+
+    Args:
+        source: where the settings came from, as JSON; the check reads it again.
+        http_fd: see `child_specs`.
+    """
+
+    def __init__(self, source: str, http_fd: int | None) -> None:
+        self._source, self._http_fd = source, http_fd
+
+    def reloadable(self, settings: Settings) -> Reloadable:
+        """For the supervisor of a service that starts with these settings."""
+        check = _spec(settings, "check", ping=False, critical=False, restart=Restart.TEMPORARY)
+        return Reloadable(
+            settings=settings_to_json(settings),
+            check=replace(check, env={**check.env, SOURCE_VARIABLE: self._source}),
+            understand=self.understand,
+            applied=configure_own_logging,
+        )
+
+    def understand(self, present: bytes, checked: bytes) -> Blueprint:
+        """The children for the new settings, and who cannot take them while it runs.
+
+        Raises:
+            ConfigError: a setting has changed that only a restart can change.
+        """
+        old, new = settings_from_json(present), settings_from_json(checked)
+        found = changes(old, new)
+        refused = [change for change in found if change.reload is Reload.RESTART]
+        if refused:
+            raise ConfigError(f"only a restart of the service can change {'; '.join(map(str, refused))}")
+        replaced = {"gateway"} if any(change.reload is Reload.GATEWAY for change in found) else set()
+        return Blueprint(
+            specs=tuple(child_specs(new, self._http_fd)),
+            supervisor=supervisor_settings(new),
+            replace=frozenset(replaced),
+            settings=checked,
+            changes=tuple(map(str, found)),
+        )
+
+
+def configure_own_logging(settings: bytes) -> None:
+    """The supervisor's lines, by these settings."""
+    own = settings_from_json(settings)
+    configure_logging(own.log_format, own.log_level, actor="supervisor")
+
+
+def control_path(settings: Settings) -> Path | None:
+    """Where this service's control socket is to be."""
+    return socket_path(settings.control_socket, settings.environment, os.environ, Path.cwd(), os.geteuid())
+
+
+def start(loaded: LoadedSettings) -> NoReturn:
     """Become the service: this process is replaced by the supervisor, with the same pid."""
-    environment = {**os.environ, SETTINGS_VARIABLE: settings_to_json(settings).decode()}
+    handed_over = {
+        SETTINGS_VARIABLE: settings_to_json(loaded.settings).decode(),
+        SOURCE_VARIABLE: source_to_json(loaded.source),
+    }
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "shiftboss.service"], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "shiftboss.service"], {**os.environ, **handed_over})
 
 
 def main() -> int:
     """Run the supervisor to its end; returns the exit code."""
-    settings = settings_from_json(os.environ.pop(SETTINGS_VARIABLE).encode())
-    configure_logging(settings.log_format, settings.log_level, actor="supervisor")
+    given, source = os.environ.pop(SETTINGS_VARIABLE).encode(), os.environ.pop(SOURCE_VARIABLE)
+    settings = settings_from_json(given)
+    configure_own_logging(given)
     faulthandler.enable()  # systemd's watchdog ends a supervisor that hangs by SIGABRT: its stacks go to the journal
     try:
         http_fd = choose_listener(take_listeners(), HTTP_SOCKET)
     except ConfigError as error:
         log.critical("%s", error)
         return EXIT_CONFIG
-    return Supervisor(child_specs(settings, http_fd), supervisor_settings(settings)).run()
+    supervisor = Supervisor(
+        child_specs(settings, http_fd),
+        supervisor_settings(settings),
+        reloadable=Reloads(source, http_fd).reloadable(settings),
+        control_path=control_path(settings),
+    )
+    return supervisor.run()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shiftboss import control
+from shiftboss.supervisor.signals import blocked
 from shiftboss.supervisor.spec import ChildSpec
 from shiftboss.supervisor.states import WITH_PROCESS, ChildEvent, ChildState, after
 
@@ -88,6 +89,11 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGABRT)
 
+    def dump(self) -> None:
+        """SIGUSR1: children of ours write the stacks of their threads."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
+
     def kill_group(self) -> None:
         """SIGKILL to the process and to every descendant that has not left its group; also when only they are left."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -111,6 +117,9 @@ class Process:
 def spawn(spec: ChildSpec, incarnation: int, board_fd: int) -> Process:
     """Start the spec's command in a process of its own.
 
+    It starts with the signals blocked that are meant for the service (systemctl kill and Ctrl-C reach every process), and
+    unblocks them when it has decided what they mean to it: one that comes while its interpreter starts does not end it.
+
     Raises:
         OSError: no such program, no room for another process or descriptor.
     """
@@ -122,9 +131,10 @@ def spawn(spec: ChildSpec, incarnation: int, board_fd: int) -> Process:
             env = _environment(spec, incarnation, its.fileno(), board_fd, table_fd)
             passed = (its.fileno(), board_fd, *(() if table_fd is None else (table_fd,)), *spec.pass_fds)
             # Popen without preexec_fn execs by vfork, with every caught signal back at its default and our mask.
-            popen = subprocess.Popen(  # not a context manager here: the process outlives this function
-                spec.argv, env=env, stdin=subprocess.DEVNULL, pass_fds=passed, start_new_session=True
-            )
+            with blocked():
+                popen = subprocess.Popen(  # not a context manager here: the process outlives this function
+                    spec.argv, env=env, stdin=subprocess.DEVNULL, pass_fds=passed, start_new_session=True
+                )
         return Process(popen, ours, table_fd)
     except BaseException:
         ours.close()
@@ -172,6 +182,10 @@ class Child:
         reason: why we ended the present incarnation ourselves, if we did.
         planned: the present incarnation is being replaced on request.
         down_since_s: since when it has not been ready.
+        held_back: a successor that is not linked to anybody before all are ready.
+        retiring: its successor is in service; it finishes what it runs and is not started again.
+        restarts: ends that nobody had asked for.
+        last_end: how the last incarnation that has ended did so, for people.
     """
 
     spec: ChildSpec
@@ -186,6 +200,10 @@ class Child:
     planned: bool = False
     down_since_s: float | None = None
     status: str = field(default="")
+    held_back: bool = False
+    retiring: bool = False
+    restarts: int = 0
+    last_end: str = ""
 
     @property
     def name(self) -> str:

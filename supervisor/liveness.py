@@ -23,7 +23,7 @@ class Liveness:
     """Start deadlines and pings; ends what misses them."""
 
     def __init__(self, tree: Tree, timers: Timers, settings: SupervisorSettings, clock: Clock, log: logging.Logger) -> None:
-        self._tree, self._timers, self._settings, self._clock, self._log = tree, timers, settings, clock, log
+        self._tree, self._timers, self.settings, self._clock, self._log = tree, timers, settings, clock, log
         self._awaited: dict[str, int] = {}
         self._seq = 0
 
@@ -35,13 +35,13 @@ class Liveness:
         """It has; from now on it is pinged, if its spec says so."""
         self._timers.cancel(child.name, _START)
         if child.spec.ping:
-            self._timers.set(child.name, _PING, self._settings.ping_interval_s, lambda: self._ping(child))
+            self._timers.set(child.name, _PING, self.settings.ping_interval_s, lambda: self._ping(child))
 
     def answered(self, child: Child, pong: control.Pong) -> None:
         """Only the answer to the last ping counts."""
         if self._awaited.get(child.name) == pong.seq and self._timers.is_set(child.name, _PONG):
             self._timers.cancel(child.name, _PONG)
-            self._timers.set(child.name, _PING, self._settings.ping_interval_s, lambda: self._ping(child))
+            self._timers.set(child.name, _PING, self.settings.ping_interval_s, lambda: self._ping(child))
 
     def forgive(self) -> None:
         """Our own loop was late, so the children may be too (a frozen service, a starved machine): deadlines start afresh."""
@@ -60,12 +60,12 @@ class Liveness:
         self._await_pong(child)
 
     def _await_pong(self, child: Child) -> None:
-        self._timers.set(child.name, _PONG, self._settings.ping_timeout_s, lambda: self._silent(child))
+        self._timers.set(child.name, _PONG, self.settings.ping_timeout_s, lambda: self._silent(child))
 
     def _silent(self, child: Child) -> None:
         if child.state is ChildState.STOPPING and not child.spec.drains:
             return
-        message = f"{child.name} has not answered for {self._settings.ping_timeout_s:g} s: its stacks follow, then it is killed"
+        message = f"{child.name} has not answered for {self.settings.ping_timeout_s:g} s: its stacks follow, then it is killed"
         emit(self._log, logging.ERROR, Event.ACTOR_HUNG, message, actor=child.name, incarnation=child.incarnation)
         self._tree.abort(child, "hung")
 

@@ -28,16 +28,21 @@ def peer_died(child: Child, exit_: Exit, now_s: float) -> control.PeerDied:
     )
 
 
+def how_it_ended(death: control.PeerDied) -> str:
+    """For people: `by SIGKILL (hung) after 3.2 s, at most 81 MiB`."""
+    how = f"by {death.signal}" if death.signal else f"with exit code {death.exit_code}"
+    why = f" ({death.reason})" if death.reason else ""
+    return f"{how}{why} after {death.uptime_s:.1f} s, at most {death.peak_rss_kib / 1024:.0f} MiB"
+
+
 def log_end(log: logging.Logger, child: Child, death: control.PeerDied) -> None:
     """One line on how `child` has ended."""
     level, event = _severity(child, death)
-    how = f"by {death.signal}" if death.signal else f"with exit code {death.exit_code}"
-    why = f" ({death.reason})" if death.reason else ""
     emit(
         log,
         level,
         event,
-        f"{child.name} ended {how}{why} after {death.uptime_s:.1f} s",
+        f"{child.name} ended {how_it_ended(death)}",
         actor=child.name,
         incarnation=death.incarnation,
         exit_code=death.exit_code,

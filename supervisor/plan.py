@@ -54,7 +54,14 @@ class GiveUp:
     why: str
 
 
-Action: TypeAlias = RestartAfter | Leave | StayDown | GiveUp
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A rolling group keeps crashing: feed it nothing, and try one child from time to time."""
+
+    restarts: int
+
+
+Action: TypeAlias = RestartAfter | Leave | StayDown | Pause | GiveUp
 
 
 def after_end(
@@ -80,6 +87,8 @@ def after_end(
     history = history.record_restart(now_s)
     if not ended.was_ready:
         history = history.record_boot_failure()
+    if spec.rolling and history.ever_ready and history.budget.exhausted:
+        return Pause(len(history.budget.restarts)), history
     given_up = _reason_to_give_up(spec, ended, history, service_ready)
     if given_up is None:
         return RestartAfter(restart_delay_s(ended.streak, ended.was_ready, settings, chance)), history

@@ -41,7 +41,7 @@ class Shutdown:
         status: StatusLine,
         start: Callable[[Child], None],
     ) -> None:
-        self._tree, self._timers, self._settings, self._clock, self._log = tree, timers, settings, clock, log
+        self._tree, self._timers, self.settings, self._clock, self._log = tree, timers, settings, clock, log
         self._status, self._start = status, start
         self.exit_code: int | None = None
         self._plan = StopPlan(0.0, 0.0)
@@ -60,7 +60,7 @@ class Shutdown:
     def begin(self, exit_code: int, why: str, *, drain: bool) -> None:
         """Take the tree down; without `drain` running work is cancelled at once."""
         self.exit_code = exit_code
-        self._plan = stop_plan(self._settings, self._clock.monotonic_s(), drain=drain)
+        self._plan = stop_plan(self.settings, self._clock.monotonic_s(), drain=drain)
         self._steps.extend(reversed(self._tree.groups))
         deadline_s = self._plan.end_s - self._clock.monotonic_s()
         emit(self._log, logging.INFO, Event.SERVICE_STOPPING, f"stopping: {why}", reason=why, deadline_s=round(deadline_s, 3))
@@ -96,7 +96,7 @@ class Shutdown:
         action = None
         if self._may_return(child):
             now_s = self._clock.monotonic_s()
-            action = finish_drain(ended, self._plan, self._settings, now_s=now_s, chance=random.random())
+            action = finish_drain(ended, self._plan, self.settings, now_s=now_s, chance=random.random())
         if isinstance(action, RestartAfter):
             child.move(ChildEvent.DELAY)
             self._restart(child, action.delay_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final, Self
 
@@ -31,6 +32,16 @@ HANDLED: Final = (
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
     """Nothing: the number is in the wakeup socket already. A handler may not log, raise or lock."""
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Keep the handled signals waiting meanwhile; what is started here begins its life with them blocked."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class SignalQueue:

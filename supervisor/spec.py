@@ -47,6 +47,8 @@ class ChildSpec:
         during_drain: started again also when it dies while the draining child works: that work relies on it.
         drains: the one child whose stop may take the whole shutdown timeout; started again when it crashes during the stop.
         pass_fds: descriptors of ours that it gets, under the same numbers; every incarnation anew.
+        rolling: replaced by starting its successor first. Its group may be scaled, and when it keeps crashing the service
+            pauses instead of giving up. All of a group or none.
     """
 
     name: str
@@ -63,6 +65,7 @@ class ChildSpec:
     during_drain: bool = False
     drains: bool = False
     pass_fds: tuple[int, ...] = ()
+    rolling: bool = False
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -81,6 +84,7 @@ class SupervisorSettings:
         shutdown_timeout_s: how long the draining child may let running work finish.
         cancel_grace_s: how long work may then take to be cancelled.
         core_down_limit_s: the watchdog is fed no more when a critical, pinged child has not been ready for so long.
+        probe_interval_s: how often one child of a rolling group that keeps crashing is tried.
         board_bytes: size of the shared memory of all children.
     """
 
@@ -94,7 +98,26 @@ class SupervisorSettings:
     shutdown_timeout_s: float = 30.0
     cancel_grace_s: float = 5.0
     core_down_limit_s: float = 300.0
+    probe_interval_s: float = 30.0
     board_bytes: int = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """What a reload leads to.
+
+    Attributes:
+        specs: all children anew. Rolling groups may have other numbers; all others have the names that they have now.
+        replace: names of children that are not rolling and cannot take the new settings while they run.
+        settings: what running children are told, opaque here.
+        changes: what is different, one line each, for people; no secrets.
+    """
+
+    specs: tuple[ChildSpec, ...]
+    supervisor: SupervisorSettings
+    replace: frozenset[str] = frozenset()
+    settings: bytes = b""
+    changes: tuple[str, ...] = ()
 
 
 def start_groups(specs: Sequence[ChildSpec]) -> tuple[tuple[ChildSpec, ...], ...]:
@@ -111,6 +134,11 @@ def check_specs(specs: Sequence[ChildSpec]) -> None:
     mistakes = [*_naming_mistakes(specs), *_link_mistakes(specs)]
     if not specs:
         mistakes.append("no children: name at least one")
+    mistakes += [
+        f"group {group[0].group}: some of its children are rolling and others are not"
+        for group in start_groups(specs)
+        if len({spec.rolling for spec in group}) > 1
+    ]
     if sum(spec.drains for spec in specs) > 1:
         mistakes.append("more than one child drains: one deadline can be given to one child only")
     if mistakes:

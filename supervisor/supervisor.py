@@ -1,12 +1,13 @@
-"""The loop: wait for a child, a signal or a timer; decide; act. One thread, no SQL, nothing that blocks."""
+"""The loop: wait for a child, a signal, a command or a timer; decide; act. One thread, no SQL, nothing that blocks."""
 
 from __future__ import annotations
 
 import logging
 import random
 import selectors
-import signal
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final, assert_never
 
 from shiftboss import control
@@ -14,13 +15,23 @@ from shiftboss.clock import Clock, SystemClock
 from shiftboss.events import Event, emit
 from shiftboss.supervisor import orphans, plan
 from shiftboss.supervisor.child import Child, Exit
+from shiftboss.supervisor.commands import CommandServer
+from shiftboss.supervisor.doors import Doors
+from shiftboss.supervisor.dumping import Dumping
 from shiftboss.supervisor.liveness import Liveness
 from shiftboss.supervisor.notify import Notifier
-from shiftboss.supervisor.obituary import log_end, peer_died
+from shiftboss.supervisor.obituary import how_it_ended, log_end, peer_died
+from shiftboss.supervisor.operations import Operations
+from shiftboss.supervisor.probing import Probing
+from shiftboss.supervisor.quiet import Quiet
+from shiftboss.supervisor.reloading import Reloadable, Reloading
+from shiftboss.supervisor.replacing import Replacing
+from shiftboss.supervisor.report import Reporter
 from shiftboss.supervisor.restart import GroupHistory, RestartBudget
+from shiftboss.supervisor.rolling import Rolling
 from shiftboss.supervisor.shutdown import Shutdown
 from shiftboss.supervisor.signals import SignalQueue
-from shiftboss.supervisor.spec import ChildSpec, SupervisorSettings, check_specs
+from shiftboss.supervisor.spec import Blueprint, ChildSpec, SupervisorSettings, check_specs
 from shiftboss.supervisor.states import ChildEvent, ChildState
 from shiftboss.supervisor.status import StatusLine
 from shiftboss.supervisor.timers import Timers
@@ -28,10 +39,15 @@ from shiftboss.supervisor.tree import Tree
 
 _LATE_S: Final = 1.0  # a loop this late proves nothing about its children
 _ORPHANS_S: Final = 2.0
+_LAST_WORDS_S: Final = 0.5  # for programs that wait for the end
 
 
 class Supervisor:
-    """Keeps the children of `specs` running until a signal asks it to stop, or it has to give up.
+    """Keeps the children of `specs` running until it is asked to stop, or has to give up.
+
+    Args:
+        reloadable: how a reload finds out what to do; None: it cannot be reloaded.
+        control_path: where the control socket is to be; None: there is none.
 
     Raises:
         ConfigError: the specs contradict each other.
@@ -42,25 +58,50 @@ class Supervisor:
         specs: Sequence[ChildSpec],
         settings: SupervisorSettings,
         *,
+        reloadable: Reloadable | None = None,
+        control_path: Path | None = None,
         clock: Clock | None = None,
         notify: Notifier | None = None,
         log: logging.Logger | None = None,
     ) -> None:
         check_specs(specs)
         self._settings = settings
-        self._clock = clock or SystemClock()
+        self._clock = clock = clock or SystemClock()
+        self._log = log = log or logging.getLogger("shiftboss.supervisor")
         self._notify = notify or Notifier()
-        self._log = log or logging.getLogger("shiftboss.supervisor")
-        self._timers = Timers(self._clock)
-        self._tree = Tree(specs, settings.board_bytes, self._timers, self._clock, self._log)
-        self._liveness = Liveness(self._tree, self._timers, settings, self._clock, self._log)
-        self._status = StatusLine(self._tree, self._timers, settings, self._clock, self._notify)
-        self._shutdown = Shutdown(self._tree, self._timers, settings, self._clock, self._log, self._status, self._start)
-        budget = RestartBudget(settings.max_restarts, settings.restart_period_s)
-        self._histories = {spec.group: GroupHistory(budget) for spec in specs}
+        self._timers = timers = Timers(clock)
+        self._tree = tree = Tree(specs, settings.board_bytes, timers, clock, log)
+        self._liveness = Liveness(tree, timers, settings, clock, log)
+        self._quiet = Quiet(tree, log, lambda: self._status.changed())
+        self._status = StatusLine(tree, timers, settings, clock, self._notify, self._quiet)
+        self._shutdown = Shutdown(tree, timers, settings, clock, log, self._status, self._start)
+        self._probing = Probing(tree, timers, settings, log, self._quiet, self._start, self._forgive)
+        self._rolling = Rolling(tree, timers, clock, log, self._start)
+        self._operations = Operations(lambda: self._service_ready and not self._shutdown.begun)
+        self._reloading = Reloading(
+            tree,
+            timers,
+            clock,
+            log,
+            self._rolling,
+            self._operations,
+            self._status,
+            self._start,
+            self._apply,
+            reloadable,
+        )
+        self._replacing = Replacing(tree, timers, settings, log, self._rolling, self._operations, self._status.changed)
+        self._dumping = Dumping(tree, timers, log)
+        reporter = Reporter(tree, clock, self._status, self._reloading)
+        self._doors = Doors(
+            log, self._shutdown, self._quiet, self._reloading, self._replacing, self._dumping, reporter, self._stop
+        )
+        self._commands = CommandServer(control_path, tree.selector, timers, clock, log)
+        self._histories = {spec.group: self._new_history() for spec in specs}
         self._service_ready = False
-        self._interrupts = 0
-        self._repeated_term = False
+
+    def _new_history(self) -> GroupHistory:
+        return GroupHistory(RestartBudget(self._settings.max_restarts, self._settings.restart_period_s))
 
     def run(self) -> int:
         """Start everything, keep it running, stop it. Call it once, from the main thread.
@@ -76,9 +117,13 @@ class Supervisor:
                 while not self._shutdown.finished:
                     self._turn(signals)
             finally:
-                self._tree.close()
+                self._tree.end_all()
                 orphans.kill_remaining(_ORPHANS_S, self._clock, self._log)
-        exit_code = self._shutdown.exit_code or 0
+                exit_code = self._shutdown.exit_code or 0
+                for asker in self._doors.waiting_for_the_end:
+                    asker.done(exit_code == 0, f"stopped, exit code {exit_code}")
+                self._commands.close(_LAST_WORDS_S)
+                self._tree.close()
         uptime_s = round(self._clock.monotonic_s() - started_s, 3)
         emit(
             self._log,
@@ -95,6 +140,7 @@ class Supervisor:
         orphans.adopt_orphans()
         self._tree.selector.register(signals, selectors.EVENT_READ, None)
         emit(self._log, logging.INFO, Event.SERVICE_STARTING, "starting", actors=len(self._tree.children))
+        self._commands.open()
         self._status.begin()
         self._start_next()
 
@@ -106,8 +152,12 @@ class Supervisor:
         for key, mask in self._tree.selector.select(timeout_s):
             if isinstance(key.data, Child):
                 self._serve(key.data, mask)
+            elif key.data is None:
+                for number in signals.read():
+                    self._doors.signalled(number)
             else:
-                self._obey(signals.read())
+                for conversation, command in self._commands.serve(key.data, mask):
+                    self._doors.asked(command, conversation)
         for child in self._tree.ended():
             self._receive(child)  # its last words, before it is buried
             self._ended(child, self._tree.reap(child))
@@ -139,6 +189,25 @@ class Supervisor:
             case control.PeerBuried():
                 self._tree.bury(child, message)
             case _:
+                self._hear_of_operation(child, message)
+
+    def _hear_of_operation(
+        self,
+        child: Child,
+        message: control.PeerReleased | control.Drained | control.Tired | control.Dumped | control.Checked,
+    ) -> None:
+        match message:
+            case control.PeerReleased():
+                self._rolling.released(child, message)
+            case control.Drained():
+                self._quiet.heard_drained(child)
+            case control.Tired(reason=reason):
+                self._replacing.tired(child, reason)
+            case control.Dumped():
+                self._dumping.heard(child)
+            case control.Checked():
+                self._reloading.heard(child, message)
+            case _:
                 assert_never(message)
 
     # ---- start
@@ -155,26 +224,34 @@ class Supervisor:
             self._service_ready = True
             emit(self._log, logging.INFO, Event.SERVICE_READY, "ready", actors=len(self._tree.running))
             self._status.ready()
+            self._operations.proceed()
 
     def _start(self, child: Child) -> None:
         failed = self._tree.spawn(child)
-        if failed is None:
-            self._liveness.started(child)
-        else:
+        if failed is not None:
             self._ended(child, failed)
+            return
+        self._liveness.started(child)
+        self._quiet.introduced(child)
+        self._rolling.introduced(child)
 
     def _ready(self, child: Child) -> None:
         if child.ready_s is not None:
             return
         child.become_ready(self._clock.monotonic_s())
-        self._histories[child.spec.group] = self._histories[child.spec.group].record_ready()
         took_s = round(child.ready_s - child.started_s, 3) if child.ready_s is not None else 0.0
         fields = {"actor": child.name, "incarnation": child.incarnation, "duration_s": took_s}
         emit(self._log, logging.INFO, Event.ACTOR_READY, f"{child.name} is ready", **fields)
         self._liveness.ready(child)
         self._status.changed()
-        if not self._shutdown.begun:
-            self._start_next()
+        if self._shutdown.begun:
+            return
+        if not self._reloading.owns(child):
+            self._histories[child.spec.group] = self._histories[child.spec.group].record_ready()
+        self._probing.ready(child)
+        self._rolling.ready(child)
+        self._reloading.ready(child)
+        self._start_next()
 
     # ---- ends
 
@@ -189,15 +266,26 @@ class Supervisor:
         message = peer_died(child, exit_, now_s)
         log_end(self._log, child, message)
         self._tree.announce_death(child, message)
+        child.last_end = how_it_ended(message)
         if not child.planned:
             child.streak += 1
+            child.restarts += 1
         if self._shutdown.begun:
             self._shutdown.after_end(child, ended)
+        elif self._rolling.owns(child):
+            self._rolling.ended(child, child.last_end)
+        elif self._reloading.owns(child):
+            self._reloading.check_ended(child, child.last_end)
         else:
             self._decide(child, ended, now_s)
+            if not ended.was_ready and not ended.planned:
+                self._reloading.boot_failed(child, child.last_end)
         self._status.changed()
 
     def _decide(self, child: Child, ended: plan.Ended, now_s: float) -> None:
+        if self._probing.covers(child) and not ended.planned:
+            child.move(ChildEvent.DELAY)  # it waits for its turn to be probed
+            return
         action, self._histories[child.spec.group] = plan.after_end(
             child.spec,
             ended,
@@ -213,10 +301,13 @@ class Supervisor:
             case plan.Leave():
                 self._tree.end_for_good(child)
                 self._start_next()
+            case plan.Pause(restarts):
+                child.move(ChildEvent.DELAY)
+                self._probing.pause(child, restarts)
             case plan.GiveUp(exit_code, why):
                 child.move(ChildEvent.DELAY)
                 emit(self._log, logging.CRITICAL, Event.SUPERVISOR_INTENSITY_EXCEEDED, f"giving up: {why}", actor=child.name)
-                self._shutdown.begin(exit_code, why, drain=False)
+                self._take_down(exit_code, why, drain=False)
             case _:
                 assert_never(action)
 
@@ -225,6 +316,10 @@ class Supervisor:
         fields = {"actor": child.name, "delay_s": round(delay_s, 3)}
         emit(self._log, logging.INFO, Event.ACTOR_RESTART_SCHEDULED, f"{child.name} restarts in {delay_s:.1f} s", **fields)
         self._timers.set(child.name, "restart", delay_s, lambda: self._start(child))
+
+    def _forgive(self, group: str) -> None:
+        """The group has shown that it can run again."""
+        self._histories[group] = replace(self._new_history(), ever_ready=True)
 
     def _replace(self, child: Child, request: control.Replace) -> None:
         peer = self._tree.children.get(request.peer)
@@ -237,55 +332,26 @@ class Supervisor:
         peer.planned, peer.reason = True, request.reason
         self._tree.kill(peer, request.reason)
 
-    # ---- signals
+    # ---- what operations lead to
 
-    def _obey(self, received: list[signal.Signals]) -> None:
-        for number in received:
-            if number is signal.SIGCHLD or number is signal.SIGPIPE:
-                continue  # each turn reaps; a write to a closed pipe is an error of its own
-            emit(self._log, logging.INFO, Event.SIGNAL_RECEIVED, f"received {number.name}", signal=number.name)
-            match number:
-                case signal.SIGTERM:
-                    self._on_term()
-                case signal.SIGINT:
-                    self._on_int()
-                case signal.SIGQUIT:
-                    self._stop_now(number.name)
-                case signal.SIGUSR1:
-                    self._dump()
-                case _:
-                    message = f"{number.name} means nothing to this version: ignored"
-                    emit(self._log, logging.WARNING, Event.SIGNAL_IGNORED, message, signal=number.name)
+    def _stop(self, why: str, drain: bool) -> None:
+        self._take_down(0, why, drain=drain)
 
-    def _on_term(self) -> None:
-        if not self._shutdown.begun:
-            self._shutdown.begin(0, "SIGTERM", drain=True)
-        elif not self._repeated_term:
-            self._repeated_term = True
-            message = "already stopping, a further SIGTERM changes nothing: SIGQUIT stops without waiting for running work"
-            emit(self._log, logging.INFO, Event.SIGNAL_IGNORED, message, signal="SIGTERM")
+    def _take_down(self, exit_code: int, why: str, *, drain: bool) -> None:
+        self._operations.abort("the service is stopping")
+        self._quiet.stop()
+        self._reloading.abort()
+        self._shutdown.begin(exit_code, why, drain=drain)
 
-    def _on_int(self) -> None:
-        self._interrupts += 1
-        if self._interrupts == 1 and not self._shutdown.begun:
-            self._shutdown.begin(0, "SIGINT", drain=True)
-        elif self._interrupts == 2:
-            self._stop_now("second SIGINT")
-        elif self._interrupts >= 3:
-            self._shutdown.kill_all()
-
-    def _stop_now(self, why: str) -> None:
-        if self._shutdown.begun:
-            self._shutdown.hurry()
-        else:
-            self._shutdown.begin(0, why, drain=False)
-
-    def _dump(self) -> None:
-        for child in self._tree.children.values():
-            fields = {"actor": child.name, "state": child.state, "incarnation": child.incarnation, "status": child.status}
-            pid = child.process.pid if child.process is not None else None
-            emit(self._log, logging.INFO, Event.ACTOR_STATE, f"{child.name}: {child.state}", actor_pid=pid, **fields)
-            self._tree.tell(child, control.Dump())
+    def _apply(self, blueprint: Blueprint) -> None:
+        """A reload has succeeded: its settings of the supervision apply from now on."""
+        self._settings = settings = blueprint.supervisor
+        for part in (self._liveness, self._status, self._shutdown, self._probing, self._replacing):
+            part.settings = settings
+        for group, history in self._histories.items():
+            budget = replace(history.budget, intensity=settings.max_restarts, period_s=settings.restart_period_s)
+            self._histories[group] = replace(history, budget=budget)
+        self._probing.resume("reload")  # the code that kept crashing is gone
 
 
 def _is_settled(child: Child) -> bool:

@@ -7,6 +7,7 @@ import os
 import selectors
 import socket
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 from shiftboss import control
 from shiftboss.clock import Clock
@@ -26,8 +27,9 @@ class Tree:
 
     def __init__(self, specs: Sequence[ChildSpec], board_bytes: int, timers: Timers, clock: Clock, log: logging.Logger) -> None:
         self.children = {spec.name: Child(spec) for spec in specs}
-        self.groups = tuple(tuple(self.children[spec.name] for spec in group) for group in start_groups(specs))
+        self._group_names = [group[0].group for group in start_groups(specs)]
         self.selector = selectors.DefaultSelector()
+        self._incarnations: dict[str, int] = {}  # of children that have been removed
         self._peers = peers_of(specs)
         self._obituaries = Obituaries(self._tell_by_name)
         self._board_fd = memory_file("board", board_bytes)
@@ -37,6 +39,50 @@ class Tree:
     @property
     def running(self) -> list[Child]:
         return [child for child in self.children.values() if child.running]
+
+    @property
+    def groups(self) -> tuple[tuple[Child, ...], ...]:
+        """All children in start order, group by group."""
+        groups = (tuple(c for c in self.children.values() if c.spec.group == name) for name in self._group_names)
+        return tuple(group for group in groups if group)
+
+    @property
+    def rolling(self) -> list[Child]:
+        """The children of rolling groups that are wanted: neither on their way in nor on their way out."""
+        return [c for c in self.children.values() if c.spec.rolling and not c.held_back and not c.retiring]
+
+    def peers(self, child: Child) -> list[Child]:
+        """Those with which it shares a link, or would if both ran."""
+        return [self.children[name] for name in self._peers[child.name] if name in self.children]
+
+    # ---- coming and going
+
+    def add(self, spec: ChildSpec, *, held_back: bool = False) -> Child:
+        """One more child, not started yet."""
+        child = Child(spec, incarnation=self._incarnations.pop(spec.name, 0), held_back=held_back)
+        self.children[spec.name] = child
+        if spec.group not in self._group_names:
+            self._group_names.append(spec.group)
+        self._find_peers()
+        return child
+
+    def remove(self, child: Child) -> None:
+        """Forget a child that has ended for good. Its name may be used again; its incarnations go on counting."""
+        del self.children[child.name]
+        self._incarnations[child.name] = child.incarnation
+        self._find_peers()
+
+    def free_name(self, group: str) -> str:
+        """The first of `group-1`, `group-2`, … that no child has."""
+        return next(name for number in count(1) if (name := f"{group}-{number}") not in self.children)
+
+    def set_spec(self, child: Child, spec: ChildSpec) -> None:
+        """From its next start on."""
+        child.spec = spec
+        self._find_peers()
+
+    def _find_peers(self) -> None:
+        self._peers = peers_of([child.spec for group in self.groups for child in group])
 
     # ---- start
 
@@ -56,14 +102,16 @@ class Tree:
         emit(
             self._log, logging.INFO, Event.ACTOR_STARTING, actor=child.name, incarnation=child.incarnation, actor_pid=process.pid
         )
-        self._introduce(child)
+        if not child.held_back:
+            self.introduce(child)
         return None
 
-    def _introduce(self, child: Child) -> None:
+    def introduce(self, child: Child) -> None:
+        """Tell it of the deaths it has to hear of, and link it with its peers."""
+        child.held_back = False
         self._obituaries.repeat_to(child.name)
-        for name in self._peers[child.name]:
-            peer = self.children[name]
-            if peer.running:
+        for peer in self.peers(child):
+            if peer.running and not peer.held_back:
                 self._connect(child, peer)
 
     def _connect(self, one: Child, other: Child) -> None:
@@ -89,7 +137,8 @@ class Tree:
             self._watch(child.process)
 
     def _tell_by_name(self, name: str, message: control.ToChild, fds: tuple[int, ...]) -> None:
-        self.tell(self.children[name], message, fds)
+        if name in self.children:
+            self.tell(self.children[name], message, fds)
 
     def flush(self, child: Child) -> None:
         """The child reads again."""
@@ -182,7 +231,9 @@ class Tree:
         if child.down_since_s is None:
             child.down_since_s = self._clock.monotonic_s()
         running = {other.name for other in self.running} - {child.name}
-        mourners = {name for name in process.linked if self.children[name].state is not ChildState.ENDED}
+        mourners = {
+            name for name in process.linked if name in self.children and self.children[name].state is not ChildState.ENDED
+        }
         self._obituaries.announce(message, process.table_fd, mourners, running)
         process.close()
 
@@ -192,14 +243,18 @@ class Tree:
         self._timers.cancel_all(child.name)
         self._obituaries.forget(child.name)
 
-    def close(self) -> None:
-        """Kill whatever still runs and give back every descriptor; for the end, also the unforeseen."""
+    def end_all(self) -> None:
+        """Kill whatever still runs; for the end, also the unforeseen."""
         for child in self.children.values():
             if child.process is not None:
                 child.process.kill_group()
                 if child.process.table_fd is not None:
                     os.close(child.process.table_fd)
                 child.process.close()
+                child.process = None
+
+    def close(self) -> None:
+        """Give back every descriptor."""
         self._obituaries.close()
         self.selector.close()
         os.close(self._board_fd)

@@ -26,7 +26,7 @@ def start(
     loaded = _loaded(only, imports, env, config, set_)
     from shiftboss.service import start as become_service  # knows every part of the service
 
-    become_service(loaded.settings)
+    become_service(loaded)
 
 
 def dev(
