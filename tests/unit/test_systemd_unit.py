@@ -6,8 +6,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from shiftboss.cli.main import main
 from shiftboss.config import Settings
 from shiftboss.supervisor.spec import EXIT_CONFIG, EXIT_GAVE_UP, EXIT_UNREACHABLE, EXIT_USAGE
 
@@ -22,13 +22,12 @@ def service() -> dict[str, str]:
     return dict(unit["Service"])
 
 
-def test_it_starts_a_command_that_exists(service: dict[str, str]) -> None:
-    from shiftboss.cli.main import app
-
-    program, *words = service["ExecStart"].split()
-    assert Path(program).name == "shiftboss"
-    assert words == ["start", "--env", "%i"]
-    assert CliRunner().invoke(app, ["start", "--help"]).exit_code == 0
+def test_it_starts_and_reloads_by_commands_that_exist(service: dict[str, str]) -> None:
+    for directive, command in (("ExecStart", "start"), ("ExecReload", "reload")):
+        program, *words = service[directive].split()
+        assert Path(program).name == "shiftboss"
+        assert words == [command, "--env", "%i"]
+        assert main([command, "--help"]) == 0
 
 
 def test_systemd_tries_again_only_where_that_may_help(service: dict[str, str]) -> None:
