@@ -18,7 +18,7 @@ import typer
 from shiftboss import errors
 from shiftboss.actors.metrics import METRICS
 from shiftboss.cli import exits
-from shiftboss.cli.main import app
+from shiftboss.cli.main import make_app
 from shiftboss.config import SETTINGS, Settings
 from shiftboss.config.settings import GROUPS, QUEUE_SETTINGS, Setting
 from shiftboss.config.show import plain_value, toml_value
@@ -39,14 +39,18 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         _MADE,
-        "A setting is looked for in this order, and the last one found wins: its default, a TOML file, environment variables,"
-        " the command line (`--set NAME=VALUE`). An environment variable that is empty is not set."
-        " `shiftboss config show` prints what applies and where it came from; `shiftboss config check` says what is wrong.",
+        "A setting is looked for in this order, and the last one found wins: its default; a TOML file; the drop-ins beside"
+        " it; for the database's URL a systemd credential; environment variables; the command line (`--set NAME=VALUE`)."
+        " An environment variable that is empty is not set."
+        " `shiftboss config show` prints what applies and where it came from; `shiftboss config check` says what is wrong."
+        " How to use all this is told in [Configuration](../howto/configuration.md).",
         "The TOML file is `--config FILE`; or `conf/NAME.toml`, then `/etc/shiftboss/NAME.toml`, when an environment is named by"
         " `--env NAME` or `SHIFTBOSS_ENV`; or else `shiftboss.toml` or `conf/development.toml`, if there is one."
-        " `shiftboss config init --env NAME` writes a complete, commented one.",
+        " `shiftboss config init --env NAME` writes a complete, commented one. The drop-ins of `NAME.toml` are `NAME.d/*.toml`,"
+        " in the order of their names.",
         "Every setting has a variable `SHIFTBOSS_<NAME>`; some have a shorter one, too. Durations are `500ms`, `30s`, `1m`,"
-        " `2h`, `7d`, `1h30m`, or a number of seconds. In a variable the names of a list are separated by commas, and"
+        " `2h`, `7d`, `1h30m`, or a number of seconds; sizes are `512MiB`, `2GiB`, or a number of bytes."
+        " In a variable the names of a list are separated by commas, and"
         " `SHIFTBOSS_QUEUES` is an inline table: `{mail = {weight = 2}}`.",
     ]
     lines += ["## What a reload does", _RELOADS_HEAD, _table(("word", "a reload that changes the setting"), _RELOADS.items())]
@@ -75,6 +79,9 @@ def _setting_entry(setting: Setting) -> str:
         return f"### `[queues.NAME]`\n\n{setting.spec.doc}\n\n{facts}"
     default = toml_value(plain_value(Settings(), setting))
     variables = ", ".join(f"`{variable}`" for variable in reversed(setting.variables))
+    if setting.file_variables:
+        files = " or ".join(f"`{variable}`" for variable in reversed(setting.file_variables))
+        variables += f"; {files} for a file that holds it"
     facts = (
         f"- Default: `{default}`\n- Variables: {variables}\n- Must be {expected(setting.spec)}.\n- Reload: {setting.spec.reload}."
     )
@@ -95,7 +102,7 @@ def commands_page() -> str:
         "## Exit codes",
         _table(("code", "means"), _EXIT_CODES),
     ]
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(make_app())
     lines += [text for path, command in commands(root) for text in _command_entry(path, command)]
     return _page(lines)
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Final, TypeAlias
+from zlib import crc32
 
 import msgspec
 
@@ -211,7 +211,7 @@ def _given_by_systemd(environ: Mapping[str, str]) -> list[Path]:
 
 def _private_paths(environment: str, environ: Mapping[str, str], cwd: Path, uid: int) -> list[Path]:
     """Outside a unit: in the folder of the user's session, if it has one and its path is short enough, then under /tmp."""
-    name = f"{_file_name(environment)}-{sha256(os.fsencode(cwd.resolve())).hexdigest()[:8]}.control"
+    name = f"{_file_name(environment)}-{crc32(os.fsencode(cwd.resolve())):08x}.control"
     in_tmp = Path(f"/tmp/shiftboss-{uid}", name)  # refused when it belongs to somebody else
     session = environ.get("XDG_RUNTIME_DIR", "")
     in_session = Path(session, "shiftboss", name)

@@ -2,7 +2,7 @@
 
 import sys
 
-from shiftboss.cli.main import main
+from shiftboss.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

@@ -2,45 +2,75 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Final
 
 import typer
 
-from shiftboss.cli import config, db, enqueue, queues, start, status, tasks
-from shiftboss.cli.exits import BUG, INTERRUPTED, USAGE, exit_code_of
-from shiftboss.errors import ShiftbossError
+from shiftboss.cli.exits import INTERRUPTED, USAGE, explain
 
 # BadParameter is what typer exports of click's errors; its bases have lived in two places.
 _UsageError: Final = typer.BadParameter.__mro__[1]
 _ClickError: Final = typer.BadParameter.__mro__[2]
 
-app = typer.Typer(
-    name="shiftboss",
-    help="Background tasks on SQLite or PostgreSQL, run by a supervised tree of processes.",
-    epilog="Exit codes: 0 done, 1 not found or nothing changed, 64 wrong command line, 75 no database, 78 bad configuration.",
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("start")(start.start)
-app.command("dev")(start.dev)
-app.command("enqueue")(enqueue.enqueue)
-app.command("status")(status.status)
-app.command("version")(status.version)
-app.add_typer(tasks.app, name="tasks")
-app.add_typer(queues.app, name="queues")
-app.add_typer(status.workers_app, name="workers")
-app.add_typer(db.app, name="db")
-app.add_typer(config.app, name="config")
+# Command -> where it is. Only the module that a command line names is imported: a command has to be quick.
+_COMMANDS: Final = {
+    "start": "start:start",
+    "dev": "start:dev",
+    "status": "status:status",
+    "stop": "service:stop",
+    "drain": "service:drain",
+    "resume": "service:resume",
+    "reload": "service:reload",
+    "restart": "service:restart",
+    "scale": "service:scale",
+    "dump": "service:dump",
+    "enqueue": "enqueue:enqueue",
+    "tasks": "tasks:app",
+    "queues": "queues:app",
+    "workers": "status:workers_app",
+    "db": "db:app",
+    "config": "config:app",
+    "systemd": "systemd:app",
+    "version": "status:version",
+}
+
+
+def make_app(names: Iterable[str] = _COMMANDS) -> typer.Typer:
+    """The command line with these of its commands, by default all."""
+    app = typer.Typer(
+        name="shiftboss",
+        help="Background tasks on SQLite or PostgreSQL, run by a supervised tree of processes.",
+        epilog="Exit codes: 0 done, 1 not found, not running or nothing changed, 64 wrong command line, 75 no database, "
+        "78 bad configuration.",
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        add_completion=names is _COMMANDS,  # its options are for the whole, and slow
+        callback=_nothing,  # or a single command would take the place of the whole
+    )
+    for name in names:
+        module, _, attribute = _COMMANDS[name].partition(":")
+        command = getattr(import_module(f"shiftboss.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _nothing() -> None:
+    """No option belongs to all commands."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line, by default this process's. Returns the exit code; prints errors to standard error."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(args=None if arguments is None else list(arguments), prog_name="shiftboss", standalone_mode=False)
+        app = make_app(words[:1]) if words and words[0] in _COMMANDS else make_app()
+        code = app(args=words, prog_name="shiftboss", standalone_mode=False)
     except SystemExit as end:  # shell completion has answered, or nobody reads what is printed (`| head`)
         return end.code if isinstance(end.code, int) else 0
     except (typer.Abort, KeyboardInterrupt):
@@ -54,11 +84,4 @@ def _explain(error: Exception) -> int:
     if isinstance(error, _ClickError):
         error.show()  # type: ignore[attr-defined]
         return USAGE
-    if os.environ.get("DEBUG", "").lower() in ("1", "true", "yes", "on"):
-        traceback.print_exception(error)
-    if isinstance(error, ShiftbossError):
-        for line in str(error).splitlines():
-            typer.echo(f"shiftboss: {line}", err=True)
-        return exit_code_of(error)
-    typer.echo(f"shiftboss: a bug: {type(error).__name__}: {error}; DEBUG=1 shows where", err=True)
-    return BUG
+    return explain(error)

@@ -10,8 +10,6 @@ from typing import Final
 import msgspec
 import typer
 
-from shiftboss.logs.formats import escape
-
 _GAP: Final = "  "
 _WIDEST: Final = 10_000
 
@@ -35,6 +33,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
 
 def cell(value: object) -> str:
     """A value as people read it: times in UTC to the second, nothing as `-`, control characters made visible."""
+    from shiftboss.logs.line import escape  # not for commands that print no table: they have to be quick
+
     if value is None or value == "":
         return "-"
     if isinstance(value, datetime):

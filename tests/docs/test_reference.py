@@ -117,7 +117,7 @@ def test_the_check_of_fields_finds_them() -> None:
 
 def test_every_command_and_option_says_what_it_does() -> None:
     silent = []
-    for path, command in GENERATOR.commands(GENERATOR.typer.main.get_command(GENERATOR.app)):
+    for path, command in GENERATOR.commands(GENERATOR.typer.main.get_command(GENERATOR.make_app())):
         assert command.help, path
         for parameter in command.params:
             named = parameter.metavar or getattr(parameter, "is_flag", False) or "--help" in parameter.opts

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import typer
 
-from shiftboss.cli.main import app, main
+from shiftboss.cli.main import main, make_app
 from shiftboss.config import load_settings
 from shiftboss.model import NewTask, TaskState, TypeInfo, WorkerView, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, Store
@@ -86,7 +86,7 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 # ---- every command line
 
 
-@pytest.mark.parametrize("path", commands(typer.main.get_command(app)), ids=" ".join)
+@pytest.mark.parametrize("path", commands(typer.main.get_command(make_app())), ids=" ".join)
 def test_every_command_has_help(cli: Cli, path: tuple[str, ...]) -> None:
     ran = cli(*path, "--help")
     assert (ran.code, ran.err) == (0, "")
