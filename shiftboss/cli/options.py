@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shiftboss.config import LoadedSettings, load_settings
+from shiftboss.config import LoadedSettings, load_settings, redact
 
 if TYPE_CHECKING:
     from shiftboss.store.base import Store
@@ -33,7 +33,7 @@ def load(env: str | None, config: Path | None, assignments: Sequence[str] | None
     for assignment in assignments or ():
         name, separator, value = assignment.partition("=")
         if not separator:
-            raise typer.BadParameter(f"{assignment!r} is not NAME=VALUE, like claim_interval=500ms", param_hint="--set")
+            raise typer.BadParameter(f"{redact(assignment)!r} is not NAME=VALUE, like claim_interval=500ms", param_hint="--set")
         overrides[name.strip()] = value
     return load_settings(env, config, overrides=overrides)
 

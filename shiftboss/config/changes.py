@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from shiftboss.config.settings import QUEUE_SETTINGS, SETTINGS, QueueSettings, Setting, Settings
+from shiftboss.config.settings import QUEUE_SETTINGS, SETTINGS, QueueSettings, Settings
 from shiftboss.config.show import plain_value
 from shiftboss.config.values import Kind, Reload
 
@@ -23,13 +23,23 @@ class Change:
     Attributes:
         name: in TOML; of a queue `queues.NAME.weight`.
         reload: what makes the new value apply.
-        old, new: for people, as in TOML; no password is in them.
+        was, now: as TOML and JSON have them, passwords hidden; `None`: a queue's value that no source gives.
     """
 
     name: str
     reload: Reload
-    old: str
-    new: str
+    was: object
+    now: object
+
+    @property
+    def old(self) -> str:
+        """For people, as in TOML."""
+        return _text(self.was)
+
+    @property
+    def new(self) -> str:
+        """For people, as in TOML."""
+        return _text(self.now) + (_ANOTHER_PASSWORD if self.was == self.now else "")
 
     def __str__(self) -> str:
         """`claim_interval: "1s" -> "2s"`."""
@@ -43,7 +53,7 @@ def changes(old: Settings, new: Settings) -> list[Change]:
         if setting.spec.kind is Kind.QUEUES:
             found += _changes_of_queues(old, new, setting.spec.reload)
         elif getattr(old, setting.field) != getattr(new, setting.field):
-            found.append(_change(old, new, setting))
+            found.append(Change(setting.name, setting.spec.reload, plain_value(old, setting), plain_value(new, setting)))
     return found
 
 
@@ -52,21 +62,14 @@ def described(found: list[Change]) -> str:
     return ", ".join(map(str, found)) or "nothing"
 
 
-def _change(old: Settings, new: Settings, setting: Setting) -> Change:
-    before, after = _text(plain_value(old, setting)), _text(plain_value(new, setting))
-    if before == after:  # what differs is hidden
-        after += _ANOTHER_PASSWORD
-    return Change(setting.name, setting.spec.reload, before, after)
-
-
 def _changes_of_queues(old: Settings, new: Settings, reload: Reload) -> Iterator[Change]:
     nothing = QueueSettings()
     for queue in sorted({*old.queues, *new.queues}):
         before, after = old.queues.get(queue, nothing), new.queues.get(queue, nothing)
         for setting in QUEUE_SETTINGS:
-            values = getattr(before, setting.field), getattr(after, setting.field)
-            if values[0] != values[1]:
-                yield Change(f"queues.{queue}.{setting.name}", reload, *map(_text, values))
+            was, now = getattr(before, setting.field), getattr(after, setting.field)
+            if was != now:
+                yield Change(f"queues.{queue}.{setting.name}", reload, was, now)
 
 
 def _text(value: object) -> str:

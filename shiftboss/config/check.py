@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from shiftboss.config.settings import Settings
+from shiftboss.config.settings import SETTINGS, Settings
+from shiftboss.config.show import shown
 
 _LEAST_MEMORY_BYTES: Final = 64 * 1024 * 1024
 _LEAST_AGE_S: Final = 1.0
@@ -65,3 +66,36 @@ RULES: Final[tuple[Rule, ...]] = (
         "must be 0 or at least 1s: executors would do nothing but start",
     ),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Settings that work, and are probably not what was meant.
+
+    Attributes:
+        name: the setting to look at.
+        says: what happens, after "NAME = VALUE: ".
+    """
+
+    name: str
+    seems_meant: Callable[[Settings], bool]
+    says: str
+
+
+DOUBTS: Final[tuple[Doubt, ...]] = (
+    Doubt(
+        "distributed_mode",
+        lambda s: not (s.distributed_mode and s.database_url.startswith("sqlite:")),
+        "with an SQLite database every worker must be on this one machine; workers on several need PostgreSQL",
+    ),
+)
+
+
+def doubts_of(settings: Settings, origins: Mapping[str, str]) -> list[str]:
+    """What people should hear of settings that are right, one line each."""
+    return [
+        f"{origins[setting.name]}: {setting.name} = {shown(settings, setting)}: {doubt.says}"
+        for doubt in DOUBTS
+        for setting in SETTINGS
+        if setting.name == doubt.name and not doubt.seems_meant(settings)
+    ]

@@ -1,4 +1,4 @@
-"""Reads one environment's settings: defaults, then a TOML file, then environment variables, then the command line.
+"""Reads one environment's settings: defaults, a TOML file, its drop-ins, a credential, environment variables, the command line.
 
 Every mistake is collected, so that one look is enough to mend them all.
 """
@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final
 
 from shiftboss.config.reading import Reading
+from shiftboss.config.redact import redact
 from shiftboss.config.settings import Settings
 from shiftboss.config.source import Source, source_from_json
 from shiftboss.errors import ConfigError
@@ -31,15 +32,18 @@ class LoadedSettings:
 
     Attributes:
         origins: setting's name (`queues.mail.weight` for one of a queue) -> `default`, `conf/production.toml:12`,
-            `environment variable DATABASE_URL` or `command line`.
+            `conf/production.d/10-mail.toml:1`, `credential database_url`, `environment variable DATABASE_URL` or
+            `command line`.
         source: what was asked for; `load_again` reads it afresh.
         file: the TOML file that was read, if any.
+        drop_ins: what was read after it, in this order.
     """
 
     settings: Settings
     origins: Mapping[str, str]
     source: Source
     file: Path | None = None
+    drop_ins: tuple[Path, ...] = ()
 
 
 def load_settings(
@@ -53,7 +57,7 @@ def load_settings(
     Args:
         environment: its name; its file is `conf/NAME.toml` or `/etc/shiftboss/NAME.toml`. `None`: `$SHIFTBOSS_ENV`, and
             without that `shiftboss.toml` or `conf/development.toml`, if there is one.
-        file: this file and no other.
+        file: this file and its drop-ins.
         overrides: setting's name -> its text, from the command line.
 
     Raises:
@@ -63,15 +67,17 @@ def load_settings(
     named = environment or environ.get(ENVIRONMENT_VARIABLE) or None
     found = file or find_file(named)
     reading = Reading()
-    if found is not None:
-        reading.read_file(found)
+    drop_ins = reading.read_files(found) if found is not None else ()
+    reading.read_secrets(environ)
     reading.read_variables(environ)
     if environment is not None:
         overrides = {"environment": environment, **overrides}
     for name, text in overrides.items():
         reading.take_text(name, text, COMMAND_LINE)
     settings, origins = reading.finish()
-    return LoadedSettings(settings=settings, origins=MappingProxyType(dict(origins)), source=source, file=found)
+    return LoadedSettings(
+        settings=settings, origins=MappingProxyType(dict(origins)), source=source, file=found, drop_ins=drop_ins
+    )
 
 
 def load_again(source_json: str, environ: Mapping[str, str] = os.environ) -> LoadedSettings:
@@ -87,6 +93,19 @@ def load_again(source_json: str, environ: Mapping[str, str] = os.environ) -> Loa
     return load_settings(source.environment, source.file, environ, source.overrides)
 
 
+def load_files(name: str) -> LoadedSettings:
+    """What files alone say: no environment variable, no credential and no command line.
+
+    Args:
+        name: an environment's name; or, with a slash or `.toml` in it, a file.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    is_path = "/" in name or name.endswith(".toml")
+    return load_settings(file=Path(name) if is_path else find_file(name), environ={})
+
+
 def find_file(environment: str | None) -> Path | None:
     """The file to read for this environment; `None`: there is none and none is needed.
 
@@ -96,7 +115,9 @@ def find_file(environment: str | None) -> Path | None:
     if environment is None:
         return next((path for path in (Path("shiftboss.toml"), Path("conf/development.toml")) if path.is_file()), None)
     if not _ENVIRONMENT_NAME.fullmatch(environment):
-        raise ConfigError(f"environment {environment!r}: a name has only letters, digits, - and _; a path goes to --config")
+        raise ConfigError(
+            f"environment {redact(environment)!r}: a name has only letters, digits, - and _; a path goes to --config"
+        )
     places = (Path("conf") / f"{environment}.toml", SYSTEM_FOLDER / f"{environment}.toml")
     for path in places:
         if path.is_file():

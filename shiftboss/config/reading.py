@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from shiftboss.config.check import RULES
-from shiftboss.config.locate import line_of, lines_of_keys
+from shiftboss.config.credentials import SecretError, places, read_secret
+from shiftboss.config.files import drop_ins_of, read_toml
+from shiftboss.config.locate import line_of
+from shiftboss.config.redact import redact, redact_wrong_url
 from shiftboss.config.settings import QUEUE_SETTINGS, SETTINGS, QueueSettings, Setting, Settings
 from shiftboss.config.show import shown, toml_value
-from shiftboss.config.values import Kind, expected, from_text, parse, redact
+from shiftboss.config.values import Kind, expected, from_text, parse
 from shiftboss.errors import ConfigError
 
 DEFAULT: Final = "default"
@@ -46,19 +49,20 @@ class Reading:
     mistakes: list[str] = field(default_factory=list)
     wrong: set[str] = field(default_factory=set)
 
-    def read_file(self, path: Path) -> None:
-        import tomllib  # not in child processes, which get their settings as JSON
+    def read_files(self, path: Path) -> tuple[Path, ...]:
+        """A TOML file and its drop-ins, each of which may set any of it anew. Returns the drop-ins.
 
-        try:
-            text = path.read_text(encoding="utf-8")
-            tables = tomllib.loads(text)
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror}; give another file with --config") from error
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: is not TOML: {error}") from error
-        lines = lines_of_keys(text)
+        Raises:
+            ConfigError: one of them cannot be read, or is not TOML.
+        """
+        self.read_file(path)
+        found = drop_ins_of(path)
+        for drop_in in found:
+            self.read_file(drop_in)
+        return found
+
+    def read_file(self, path: Path) -> None:
+        tables, lines = read_toml(path)
         for name, value in tables.items():
             line = line_of(lines, (name,))
             where = f"{path}:{line}" if line else str(path)
@@ -67,6 +71,16 @@ class Reading:
             else:
                 self._take(name, value, where)
 
+    def read_secrets(self, environ: Mapping[str, str]) -> None:
+        """What stands in files of its own. A file that is of no use is a mistake even where a later source wins."""
+        for setting in SETTINGS:
+            for path, name in places(setting, environ) if setting.file_variables else ():
+                try:
+                    self.take_text(setting.name, read_secret(path), name)
+                except SecretError as error:
+                    self.wrong.add(setting.name)
+                    self.mistakes.append(f"{name}: {error}")
+
     def read_variables(self, environ: Mapping[str, str]) -> None:
         """An empty variable is one that is not set."""
         for setting in SETTINGS:
@@ -74,7 +88,7 @@ class Reading:
                 if text := environ.get(variable):
                     self.take_text(setting.name, text, f"environment variable {variable}")
                     break
-        known = {variable for setting in SETTINGS for variable in setting.variables}
+        known = {variable for setting in SETTINGS for variable in (*setting.variables, *setting.file_variables)}
         strange = {name for name in environ if name.startswith("SHIFTBOSS_")} - known - INTERNAL_VARIABLES
         for variable in sorted(strange):
             if near := _nearest(variable, known, _VARIABLE_LIKENESS):
@@ -152,7 +166,7 @@ class Reading:
 
     def _mistake(self, setting: str, shown: str, value: object, where: str, right: str) -> None:
         self.wrong.add(setting)
-        self.mistakes.append(f"{where}: {shown} = {redact(_shown_value(value))}: {right}")
+        self.mistakes.append(f"{where}: {shown} = {_shown_value(setting, value)}: {right}")
 
 
 def _nearest(name: str, known: Iterable[str], likeness: float) -> str | None:
@@ -161,8 +175,10 @@ def _nearest(name: str, known: Iterable[str], likeness: float) -> str | None:
     return next(iter(difflib.get_close_matches(name, list(known), 1, likeness)), None)
 
 
-def _shown_value(value: object) -> str:
-    text = toml_value(value)
+def _shown_value(name: str, value: object) -> str:
+    if _BY_NAME[name].spec.kind is Kind.DATABASE_URL:
+        return redact_wrong_url(value)
+    text = redact(toml_value(value))
     return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}…"
 
 

@@ -6,65 +6,23 @@ Files under conf/, `shiftboss config show|init` and the reference page are made 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Final
+from dataclasses import MISSING, dataclass, fields
+from typing import Final
 
 import msgspec
 
+from shiftboss.config.declare import choice, duration, other, size, switch, whole
 from shiftboss.config.values import AUTO, Kind, Reload, Spec
 
 _DAY_S: Final = 86_400.0
-# What a timer, a database interval and a `poll` timeout all take.
-_MAX_DURATION_S: Final = 3650 * _DAY_S
-
-
-def _setting(default: object, spec: Spec) -> Any:
-    if default is MISSING:
-        return field(default_factory=dict, metadata={"spec": spec})
-    # A URL may hold a password, and the repr of settings gets into messages that nobody thought of.
-    return field(default=default, repr=spec.kind is not Kind.DATABASE_URL, metadata={"spec": spec})
-
-
-def _duration(default_s: float, doc: str, *, low: float = 0.0, variable: str | None = None, reload: Reload = Reload.LIVE) -> Any:
-    return _setting(default_s, Spec(kind=Kind.DURATION, doc=doc, low=low, high=_MAX_DURATION_S, variable=variable, reload=reload))
-
-
-def _whole(
-    default: int | None,
-    doc: str,
-    *,
-    low: int,
-    high: int,
-    optional: bool = False,
-    variable: str | None = None,
-    reload: Reload = Reload.LIVE,
-) -> Any:
-    spec = Spec(kind=Kind.WHOLE, doc=doc, low=low, high=high, optional=optional, variable=variable, reload=reload)
-    return _setting(default, spec)
-
-
-def _size(default_bytes: int, doc: str, *, high: int, reload: Reload = Reload.LIVE) -> Any:
-    return _setting(default_bytes, Spec(kind=Kind.SIZE, doc=doc, low=0, high=high, reload=reload))
-
-
-def _switch(default: bool, doc: str, *, variable: str | None = None, reload: Reload = Reload.LIVE) -> Any:
-    return _setting(default, Spec(kind=Kind.SWITCH, doc=doc, variable=variable, reload=reload))
-
-
-def _choice(default: str, doc: str, choices: tuple[str, ...]) -> Any:
-    return _setting(default, Spec(kind=Kind.CHOICE, doc=doc, choices=choices))
-
-
-def _other(kind: Kind, default: object, doc: str, *, variable: str | None = None, reload: Reload = Reload.LIVE) -> Any:
-    return _setting(default, Spec(kind=kind, doc=doc, variable=variable, reload=reload))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSettings:
     """`[queues.NAME]`: written to the `queues` table at start where a value is given; `None` leaves the stored value."""
 
-    concurrency: int | None = _whole(None, "Running attempts of this queue per worker; 0: no limit.", low=0, high=100_000)
-    weight: int | None = _whole(None, "Share of this queue under claim_strategy weighted_random.", low=1, high=1_000_000)
+    concurrency: int | None = whole(None, "Running attempts of this queue per worker; 0: no limit.", low=0, high=100_000)
+    weight: int | None = whole(None, "Share of this queue under claim_strategy weighted_random.", low=1, high=1_000_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,14 +32,14 @@ class Settings:
     In TOML and on the command line a setting has the name of its field without the unit (`claim_interval = "1s"`).
     """
 
-    environment: str = _other(
+    environment: str = other(
         Kind.TEXT,
         "development",
         "The name of this environment, for logs and status.",
         variable="SHIFTBOSS_ENV",
         reload=Reload.RESTART,
     )
-    database_url: str = _other(
+    database_url: str = other(
         Kind.DATABASE_URL,
         "sqlite:///shiftboss.db",
         "Where tasks are kept. SQLite for one machine: sqlite:///relative.db or sqlite:////absolute.db. "
@@ -89,11 +47,11 @@ class Settings:
         variable="DATABASE_URL",
         reload=Reload.RESTART,
     )
-    imports: tuple[str, ...] = _other(
+    imports: tuple[str, ...] = other(
         Kind.NAMES, (), "Modules with @task functions; only executors import them.", reload=Reload.EXECUTORS
     )
 
-    worker_pool_size: int = _whole(
+    worker_pool_size: int = whole(
         10,
         "Slots: how many attempts this worker runs at once.",
         low=1,
@@ -101,7 +59,7 @@ class Settings:
         variable="WORKER_POOL_SIZE",
         reload=Reload.EXECUTORS,
     )
-    executors: int | None = _whole(
+    executors: int | None = whole(
         None,
         "Executor processes, which share the slots; auto: one per core, no more than slots.",
         low=1,
@@ -109,19 +67,19 @@ class Settings:
         optional=True,
         reload=Reload.EXECUTORS,
     )
-    only_queues: tuple[str, ...] = _other(Kind.NAMES, (), "Claim from these queues only; empty: from all.")
-    claim_strategy: str = _choice(
+    only_queues: tuple[str, ...] = other(Kind.NAMES, (), "Claim from these queues only; empty: from all.")
+    claim_strategy: str = choice(
         "priority",
         "Which due task runs first: by priority, the oldest (fifo), the newest (lifo), or queues by weight (weighted_random).",
         ("priority", "fifo", "lifo", "weighted_random"),
     )
-    claim_interval_s: float = _duration(
+    claim_interval_s: float = duration(
         1.0,
         "How often to look for due tasks when nothing has rung; enqueueing rings at once.",
         low=0.01,
         variable="CLAIM_INTERVAL",
     )
-    max_args_bytes: int = _whole(
+    max_args_bytes: int = whole(
         1_048_576,
         "The largest arguments a task may have, in bytes of JSON.",
         low=1_024,
@@ -129,13 +87,13 @@ class Settings:
         reload=Reload.EXECUTORS,
     )
 
-    shutdown_timeout_s: float = _duration(
+    shutdown_timeout_s: float = duration(
         30.0, "How long running attempts may go on after a stop was asked for.", variable="SHUTDOWN_TIMEOUT"
     )
-    cancel_grace_s: float = _duration(5.0, "How long a cancelled attempt may take to end before its process is killed.")
-    start_timeout_s: float = _duration(60.0, "How long a process may take to be ready, and the database to answer.", low=1.0)
+    cancel_grace_s: float = duration(5.0, "How long a cancelled attempt may take to end before its process is killed.")
+    start_timeout_s: float = duration(60.0, "How long a process may take to be ready, and the database to answer.", low=1.0)
 
-    control_socket: str = _other(
+    control_socket: str = other(
         Kind.SOCKET,
         AUTO,
         "Where the service listens for `shiftboss stop`, `reload` and the like; a Unix socket of its owner alone. "
@@ -143,76 +101,76 @@ class Settings:
         reload=Reload.RESTART,
     )
 
-    distributed_mode: bool = _switch(
+    distributed_mode: bool = switch(
         False,
         "false: the only worker; what an earlier one left behind is recovered at start. "
         "true: several workers share the database; heartbeats and the leader decide who is gone.",
         variable="DISTRIBUTED_MODE",
         reload=Reload.RESTART,
     )
-    heartbeat_interval_s: float = _duration(
+    heartbeat_interval_s: float = duration(
         10.0,
         "How often a worker says that it lives; at most a third of worker_timeout.",
         low=0.1,
         variable="HEARTBEAT_INTERVAL",
     )
-    worker_timeout_s: float = _duration(
+    worker_timeout_s: float = duration(
         30.0,
         "A worker silent for this long is gone: its tasks are recovered, and it may not finish them any more.",
         low=0.3,
         variable="WORKER_TIMEOUT",
     )
-    leader_term_s: float = _duration(
+    leader_term_s: float = duration(
         30.0,
         "How long one worker leads without renewing; after its death maintenance waits this long.",
         low=3.0,
         variable="LEADER_TERM",
     )
-    cleanup_interval_s: float = _duration(
+    cleanup_interval_s: float = duration(
         60.0, "How often the leader removes what is older than its retention.", low=1.0, variable="CLEANUP_INTERVAL"
     )
 
-    ping_interval_s: float = _duration(5.0, "How often the supervisor asks each actor whether it lives.", low=0.1)
-    ping_timeout_s: float = _duration(
+    ping_interval_s: float = duration(5.0, "How often the supervisor asks each actor whether it lives.", low=0.1)
+    ping_timeout_s: float = duration(
         30.0, "An actor that has not answered for this long is dumped, killed and restarted.", low=0.2
     )
-    max_restarts: int = _whole(
+    max_restarts: int = whole(
         20, "More restarts than this within restart_period and the service gives up; systemd takes over.", low=0, high=100_000
     )
-    restart_period_s: float = _duration(60.0, "The window in which restarts are counted.", low=1.0)
-    restart_backoff_s: float = _duration(0.5, "Delay before a restart; doubles at each one up to restart_backoff_max.")
-    restart_backoff_max_s: float = _duration(30.0, "The longest delay before a restart.")
-    restart_reset_s: float = _duration(
+    restart_period_s: float = duration(60.0, "The window in which restarts are counted.", low=1.0)
+    restart_backoff_s: float = duration(0.5, "Delay before a restart; doubles at each one up to restart_backoff_max.")
+    restart_backoff_max_s: float = duration(30.0, "The longest delay before a restart.")
+    restart_reset_s: float = duration(
         60.0, "A process that has been ready for this long has its earlier crashes forgotten: the delay is restart_backoff again."
     )
-    executor_probe_interval_s: float = _duration(
+    executor_probe_interval_s: float = duration(
         30.0, "While the executors keep crashing, nothing is claimed and one executor is tried this often.", low=0.1
     )
 
-    executor_max_tasks: int = _whole(
+    executor_max_tasks: int = whole(
         0,
         "An executor that has run this many attempts is replaced, the new one first; 0: never.",
         low=0,
         high=1_000_000_000,
         reload=Reload.EXECUTORS,
     )
-    executor_max_age_s: float = _duration(
+    executor_max_age_s: float = duration(
         0.0, "An executor that has run for this long is replaced, the new one first; 0: never.", reload=Reload.EXECUTORS
     )
-    executor_max_memory_bytes: int = _size(
+    executor_max_memory_bytes: int = size(
         0,
         "An executor whose memory (resident set) is larger than this is replaced, the new one first; 0: never.",
         high=1024**4,
         reload=Reload.EXECUTORS,
     )
 
-    metrics_host: str = _other(
+    metrics_host: str = other(
         Kind.TEXT,
         "127.0.0.1",
         "Address on which /metrics and /health are served, without authentication: keep it private.",
         reload=Reload.GATEWAY,
     )
-    metrics_port: int = _whole(
+    metrics_port: int = whole(
         9090,
         "Port for /metrics and /health; 0: any free one.",
         low=0,
@@ -221,22 +179,22 @@ class Settings:
         reload=Reload.GATEWAY,
     )
 
-    result_retention_s: float = _duration(_DAY_S, "How long the result of a completed task is kept.")
-    completed_retention_s: float = _duration(7 * _DAY_S, "How long completed tasks are kept.")
-    cancelled_retention_s: float = _duration(7 * _DAY_S, "How long cancelled tasks are kept.")
-    dead_letter_retention_s: float = _duration(30 * _DAY_S, "How long dead letters are kept.")
+    result_retention_s: float = duration(_DAY_S, "How long the result of a completed task is kept.")
+    completed_retention_s: float = duration(7 * _DAY_S, "How long completed tasks are kept.")
+    cancelled_retention_s: float = duration(7 * _DAY_S, "How long cancelled tasks are kept.")
+    dead_letter_retention_s: float = duration(30 * _DAY_S, "How long dead letters are kept.")
 
-    log_format: str = _choice(
+    log_format: str = choice(
         "auto",
         "auto: text on a terminal, journal lines under systemd, else JSON.",
         ("auto", "text", "json", "journal"),
     )
-    log_level: str = _choice("info", "The least important lines that are written.", ("debug", "info", "warning", "error"))
-    debug: bool = _switch(False, "Log at level debug whatever log_level says, and show tracebacks of commands.", variable="DEBUG")
-    enqueue_examples: bool = _switch(
+    log_level: str = choice("info", "The least important lines that are written.", ("debug", "info", "warning", "error"))
+    debug: bool = switch(False, "Log at level debug whatever log_level says, and show tracebacks of commands.", variable="DEBUG")
+    enqueue_examples: bool = switch(
         False, "Enqueue sample tasks at start, to see something run.", variable="ENQUEUE_EXAMPLES", reload=Reload.EXECUTORS
     )
-    queues: Mapping[str, QueueSettings] = _other(
+    queues: Mapping[str, QueueSettings] = other(
         Kind.QUEUES,
         MISSING,
         "Per queue: how many of its attempts run at once, and its weight. What is not given stays as stored.",
@@ -263,6 +221,11 @@ class Setting:
         """Its environment variables; where both are set, the first wins."""
         own = f"SHIFTBOSS_{self.name.upper()}"
         return (own, self.spec.variable) if self.spec.variable else (own,)
+
+    @property
+    def file_variables(self) -> tuple[str, ...]:
+        """Environment variables that name a file with its value, for what may hold a secret; the first wins."""
+        return tuple(f"{name}_FILE" for name in self.variables) if self.spec.kind is Kind.DATABASE_URL else ()
 
 
 # What a field's name has at its end, for kinds whose value has its unit in the text.

@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from shiftboss.config.redact import redact
 from shiftboss.config.settings import GROUPS, QUEUE_SETTINGS, SETTINGS, QueueSettings, Setting, Settings
 from shiftboss.config.units import format_duration, format_size
-from shiftboss.config.values import AUTO, Kind, Reload, redact
+from shiftboss.config.values import AUTO, Kind, Reload
 
 _COMMENT_WIDTH: Final = 110
 _ORIGIN_COLUMN: Final = 44

@@ -10,11 +10,14 @@ from shiftboss.config.settings import Settings
 from shiftboss.config.show import commented_toml
 
 _HOW: Final = (
-    "Every setting stands here once. Environment variables and the command line win over this file.\n"
-    "`shiftboss config check` says whether it is right, `shiftboss config show` what applies and from where.\n"
-    "Durations: 500ms, 30s, 1m, 2h, 7d, or a number of seconds."
+    "Every setting stands here once. Drop-ins beside this file ({name}.d/*.toml), environment variables and the command line "
+    "win over it.\n`shiftboss config check` says whether it is right, `shiftboss config show` what applies and from where.\n"
+    "Durations: 500ms, 30s, 1m, 2h, 7d, or a number of seconds. Sizes: 512MiB, 2GiB, or a number of bytes."
 )
-_PASSWORD_NOTE: Final = "Keep the password out of this file: give the whole URL in DATABASE_URL, or use a .pgpass file."
+_PASSWORD_NOTE: Final = (
+    "Keep a password out of this file: give the whole URL as the systemd credential database_url, in a file that "
+    "DATABASE_URL_FILE names, or in DATABASE_URL; or use a .pgpass file."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class Template:
 
     def toml(self) -> str:
         """The whole file."""
-        return commented_toml(self.settings, f"{self.purpose}\n\n{_HOW}", lambda setting: self.notes.get(setting.name))
+        introduction = f"{self.purpose}\n\n{_HOW.format(name=self.settings.environment)}"
+        return commented_toml(self.settings, introduction, lambda setting: self.notes.get(setting.name))
 
 
 TEMPLATES: Final[Mapping[str, Template]] = {

@@ -16,12 +16,11 @@ AUTO: Final = "auto"  # how an optional number says None: TOML has no null
 OFF: Final = "off"
 
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
+# As libpq splits it: a user up to the first "@", hosts with ports, a database or options.
+_HOST = r"(?:\[[^\]/?@]+\]|[^:,/?@\s]*)(?::[0-9]{0,5})?"
+_POSTGRES_REST = re.compile(rf"(?=.)(?:[^@/]*@)?{_HOST}(?:,{_HOST})*(?:[/?].*)?", re.DOTALL)
 _MAX_SOCKET_PATH_BYTES: Final = 107  # of a Unix socket's address, less the final zero
 _SWITCHES: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-# Greedy up to the last "@": a password may hold any character, and hiding too much is the safe mistake.
-_URL_PASSWORD = re.compile(r"(://[^/@\s:]*:).*@", re.DOTALL)
-_NAMED_PASSWORD = re.compile(r"(?i)((?:password|passwd|secret|token)\s*=\s*)('[^']*'?|[^&\s']+)")
 
 
 class Kind(StrEnum):
@@ -70,11 +69,6 @@ class Spec:
     reload: Reload = Reload.LIVE
 
 
-def redact(text: str) -> str:
-    """The text with every password in it replaced by `***`: of a URL, and `password=…` of a connection string."""
-    return _NAMED_PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***@", text))
-
-
 def expected(spec: Spec) -> str:
     """What would be right, as the end of a sentence that begins with "must be"."""
     match spec.kind:
@@ -95,7 +89,8 @@ _EXPECTED: Final = {
     Kind.SWITCH: "true or false",
     Kind.NAMES: 'a list of names like ["first", "second"]; in a variable separated by commas',
     Kind.QUEUES: "tables [queues.NAME] with concurrency and weight",
-    Kind.DATABASE_URL: "sqlite:///path/to/file.db or postgresql://user@host/database",
+    Kind.DATABASE_URL: "sqlite:///path/to/file.db or postgresql://user@host:port/database; "
+    "in a password @ : / ? and % are written %40 %3A %2F %3F and %25",
     Kind.SOCKET: f'"{AUTO}", "{OFF}" or an absolute path of at most {_MAX_SOCKET_PATH_BYTES} bytes',
     Kind.TEXT: "text that is not empty",
 }
@@ -155,14 +150,17 @@ def _text(value: object) -> str | None:
 
 
 def _database_url(value: object) -> str | None:
-    """Only the shape: whether it can be reached is known when it is opened. In memory would be one database a process."""
+    """Only the shape, but that with care: libpq's errors repeat what it takes for a host or a port.
+
+    Whether it can be reached is known when it is opened. In memory would be one database a process.
+    """
     url = _text(value)
     if url is None:
         return None
     scheme, separator, rest = url.partition("://")
     if scheme == "sqlite":
         return url if rest.startswith("/") and len(rest) > 1 and ":memory:" not in rest else None
-    return url if separator and rest and scheme in ("postgresql", "postgres") else None
+    return url if separator and scheme in ("postgresql", "postgres") and _POSTGRES_REST.fullmatch(rest) else None
 
 
 def _names(value: object) -> tuple[str, ...] | None:
