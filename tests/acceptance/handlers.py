@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import threading
+import time
 
 from shiftboss import Attempt, Constant, Snooze, task
 
@@ -127,3 +128,12 @@ def parent(children: int) -> list[str]:
 @task(type="parent_async")
 async def parent_async(children: int) -> list[str]:
     return [(await short.aenqueue(1)).id for _ in range(children)]
+
+
+@task(type="timed", max_attempts=1)
+def timed(attempt: Attempt, sent_s: float) -> None:
+    """Notes how many seconds after `sent_s` it started; the monotonic clock is the machine's."""
+    late_s = time.monotonic() - sent_s
+    file = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(file, f"T {attempt.task_id} {late_s:.6f}\n".encode())
+    os.close(file)

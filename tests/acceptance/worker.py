@@ -12,11 +12,16 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import tomli_w
+
+from shiftboss import commands
 from shiftboss.actors.layout import SETTINGS_VARIABLE
-from shiftboss.config import Settings, settings_to_json
+from shiftboss.cli.control import Places, connect
+from shiftboss.config import SETTINGS, SOURCE_VARIABLE, QueueSettings, Settings, Source, settings_to_json, source_to_json
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -34,6 +39,22 @@ def until(what: str, condition: Callable[[], Any], timeout_s: float = PATIENCE_S
         pause.wait(0.02)
 
 
+def as_toml(settings: Settings) -> str:
+    """The settings that are not at their default, as a file to start from."""
+    table: dict[str, Any] = {}
+    for setting in SETTINGS:
+        value = getattr(settings, setting.field)
+        if value != setting.default:
+            table[setting.name] = list(value) if isinstance(value, tuple) else value
+    table["queues"] = {name: _given(queue) for name, queue in settings.queues.items()}
+    return tomli_w.dumps(table)
+
+
+def _given(queue: QueueSettings) -> dict[str, int]:
+    values = {"concurrency": queue.concurrency, "weight": queue.weight}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 class Worker:
     """One service. Everything of it is killed at the end of the block, however it ends."""
 
@@ -47,9 +68,12 @@ class Worker:
                 "restart_backoff_s": 0.05,
                 "restart_backoff_max_s": 0.2,
                 "max_restarts": 10_000,
+                "control_socket": str(folder / f"{name}.control"),
                 **settings,
             }
         )
+        self.config = folder / f"{name}.toml"
+        self.config.write_text(as_toml(self.settings))
         self.ledger = folder / "ledger"
         self.log_file = folder / f"{name}.log"
         with self.log_file.open("ab") as log:
@@ -59,6 +83,7 @@ class Worker:
                 env={
                     **os.environ,
                     SETTINGS_VARIABLE: settings_to_json(self.settings).decode(),
+                    SOURCE_VARIABLE: source_to_json(Source(file=self.config)),
                     "LEDGER": str(self.ledger),
                 },
                 stderr=log,
@@ -102,6 +127,26 @@ class Worker:
         until("service.ready", is_ready)
         self.seen.update(self.actors().values())
         return self
+
+    # ---- what it is asked for
+
+    def ask(self, command: commands.Command, timeout_s: float = PATIENCE_S) -> commands.Done:
+        """Over its control socket, as the command line does."""
+        with connect(Places("test", (Path(self.settings.control_socket),))) as connection:
+            return connection.ask(command, lambda _text: None, timeout_s)
+
+    def reload(self, text: str | None = None, **changes: Any) -> commands.Done:
+        """Change its file (or write it anew) and reload."""
+        if changes:
+            self.settings = replace(self.settings, **changes)
+        if changes or text is not None:
+            self.config.write_text(as_toml(self.settings) if text is None else text)
+        return self.ask(commands.Reload())
+
+    def status(self) -> commands.ServiceStatus:
+        data = self.ask(commands.Status(), 5.0).data
+        assert data is not None
+        return data
 
     def get(self, path: str) -> tuple[int, str]:
         """GET from the gateway, whatever port it has now."""
