@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from shiftboss.cli import options
-from shiftboss.cli.exits import DONE
+from shiftboss.cli.exits import DONE, NoAnswer
+from shiftboss.cli.local import ask_status, print_local, why_not
 from shiftboss.cli.output import print_json, print_table
+from shiftboss.cli.service import Socket
+from shiftboss.commands import ServiceStatus
 from shiftboss.config import LoadedSettings, redact
+from shiftboss.errors import ShiftbossError
 
 if TYPE_CHECKING:
     from shiftboss.model import WorkerView
@@ -17,16 +22,33 @@ if TYPE_CHECKING:
 
 workers_app = typer.Typer(help="See workers.", no_args_is_help=True)
 
+Local = Annotated[bool, typer.Option("--local", help="Ask the service on this machine only, not the database.")]
 
-def status(env: options.Env = None, config: options.Config = None, set_: options.Set = None, json: options.Json = False) -> int:
-    """Show workers, the leader, queues, and tasks by type and status."""
-    loaded = options.load(env, config, set_)
-    with options.opened(loaded) as store:
-        figures = _figures(loaded, store)
-    if json:
-        print_json(figures)
-    else:
-        _print_status(figures)
+
+def status(
+    local: Local = False,
+    env: options.Env = None,
+    config: options.Config = None,
+    socket: Socket = None,
+    set_: options.Set = None,
+    json: options.Json = False,
+) -> int:
+    """Show the service on this machine, then what its database knows: workers, the leader, queues, tasks.
+
+    With the database down the service is shown all the same, and the exit code is 75. With `--local` the exit code is 1
+    when no service runs.
+    """
+    if local:
+        _show({"service": ask_status(env, config, socket)}, json)
+        return DONE
+    service = _local_or_why(env, config, socket)
+    try:
+        figures = _database_figures(options.load(env, config, set_))
+    except ShiftbossError as error:
+        if isinstance(service, ServiceStatus):
+            _show({"service": service, "error": str(error)}, json)
+        raise
+    _show({"service": service, **figures}, json)
     return DONE
 
 
@@ -51,6 +73,35 @@ def version(json: options.Json = False) -> int:
     else:
         typer.echo(f"shiftboss {installed('shiftboss')}")
     return DONE
+
+
+def _local_or_why(env: str | None, config: Path | None, socket: Path | None) -> ServiceStatus | str:
+    """The service here; or why it tells nothing, which is no error: tasks may be run elsewhere."""
+    try:
+        return ask_status(env, config, socket)
+    except NoAnswer as error:
+        return why_not(error)
+
+
+def _database_figures(loaded: LoadedSettings) -> dict[str, Any]:
+    with options.opened(loaded) as store:
+        return _figures(loaded, store)
+
+
+def _show(shown: dict[str, Any], as_json: bool) -> None:
+    """Print the service, or the line that stands for it, and what was learned besides."""
+    service = shown["service"]
+    if as_json:
+        running = isinstance(service, ServiceStatus)
+        print_json({**shown, "service": service if running else None, "service_error": None if running else service})
+        return
+    if isinstance(service, ServiceStatus):
+        print_local(service)
+    else:
+        typer.echo(f"service {service}")
+    if "database" in shown:
+        typer.echo()
+        _print_status(shown)
 
 
 def _figures(loaded: LoadedSettings, store: Store) -> dict[str, Any]:
