@@ -14,6 +14,8 @@ from shiftboss.events import Event, emit
 from shiftboss.model import Claim, Ended, Outcome, TaskState, TypeInfo, Verdict
 from shiftboss.retry import Exponential
 
+MAX_NAMED: Final = 20  # tasks that one line of log names
+
 _EVENTS: Final = {
     Outcome.FAILED: (Event.TASK_FAILED, logging.WARNING),
     Outcome.TIMEOUT: (Event.TASK_TIMEOUT, logging.WARNING),
@@ -79,6 +81,24 @@ def ended_of_stranger(death: PeerDied, cell: Cell) -> Ended:
     )
 
 
+def log_lost(log: logging.Logger, death: PeerDied, task_ids: list[str]) -> None:
+    """What was running when an executor died; what becomes of each task is logged when it is stored."""
+    if task_ids:
+        emit(
+            log,
+            logging.WARNING,
+            Event.ATTEMPTS_LOST,
+            f"{len(task_ids)} attempts were running: {died_text(death)}",
+            actor=death.peer,
+            incarnation=death.incarnation,
+            signal=death.signal,
+            exit_code=death.exit_code,
+            peak_rss_kib=death.peak_rss_kib,
+            uptime_s=round(death.uptime_s, 1),
+            task_ids=task_ids[:MAX_NAMED],
+        )
+
+
 def log_ending(log: logging.Logger, waiting: Waiting, verdict: Verdict, state: TaskState | None) -> None:
     """Log what a person may ask for later. Success is not logged: it is counted."""
     ended, claim = waiting.ended, waiting.claim
@@ -88,7 +108,7 @@ def log_ending(log: logging.Logger, waiting: Waiting, verdict: Verdict, state: T
         return
     fields: dict[str, object] = {"task_id": ended.task_id, "fence": ended.fence}
     if claim is not None:
-        fields |= {"type": claim.type, "attempt": claim.attempt}
+        fields |= {"type": claim.type, "queue": claim.queue, "attempt": claim.attempt}
     if verdict is Verdict.FENCED:
         emit(log, logging.WARNING, Event.TASK_FENCED, "task is no longer ours: outcome dropped", **fields)
         return
@@ -96,4 +116,4 @@ def log_ending(log: logging.Logger, waiting: Waiting, verdict: Verdict, state: T
     if state is TaskState.DEAD_LETTER:
         event, level = Event.TASK_DEAD_LETTER, logging.ERROR
     retry_in_s = ended.retry_in_s if state is TaskState.PENDING else None
-    emit(log, level, event, outcome=ended.outcome.value, error=ended.error, retry_in_s=retry_in_s, **fields)
+    emit(log, level, event, "", ended.traceback, outcome=ended.outcome.value, error=ended.error, retry_in_s=retry_in_s, **fields)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import Execute, Hello, ToClaimer
-from shiftboss.actors.planning import prefetch_depth
+from shiftboss.actors.planning import distribute, prefetch_depth
+from shiftboss.actors.retire_plan import Retirement
 from shiftboss.actors.table import Table
 from shiftboss.control import PeerDied
 from shiftboss.model import Claim, Ended
@@ -34,6 +35,10 @@ class Peer:
     """One incarnation of an executor.
 
     A cell is free, or held (`holdings`), or waits for its outcome to be stored (`storing`).
+
+    Attributes:
+        types: names of what it can run.
+        accepting: False while it may have to be killed for a task that does not stop.
     """
 
     name: str
@@ -41,12 +46,14 @@ class Peer:
     ref: PeerRef[ToClaimer]
     table: Table
     slots: int = 0
+    types: frozenset[str] = frozenset()
     said_hello: bool = False
     accepting: bool = True
     link_down: bool = False
     death: PeerDied | None = None
     died_s: float = 0.0
     replacing: bool = False
+    retirement: Retirement | None = None
     free_cells: list[int] = field(default_factory=list)
     holdings: dict[int, Holding] = field(default_factory=dict)
     storing: set[int] = field(default_factory=set)
@@ -55,6 +62,7 @@ class Peer:
     def greet(self, hello: Hello) -> list[tuple[int, Claim, Ended]]:
         """Take over what the executor holds; returns the outcomes that still have to be stored."""
         self.slots, self.said_hello = hello.slots, True
+        self.types = frozenset(info.type for info in hello.types)
         now_s = time.monotonic()
         used = set()
         unsent = []
@@ -69,8 +77,13 @@ class Peer:
         return unsent
 
     @property
+    def retiring(self) -> bool:
+        """Its retirement has begun: its successors do its work."""
+        return self.retirement is not None and self.retirement.begun
+
+    @property
     def usable(self) -> bool:
-        return self.said_hello and self.accepting and not self.link_down and self.death is None
+        return self.said_hello and self.accepting and not self.retiring and not self.link_down and self.death is None
 
     @property
     def free_slots(self) -> int:
@@ -128,3 +141,32 @@ class Peer:
     def close(self) -> None:
         self.ref.close()
         self.table.close()
+
+
+def share_out(claims: list[Claim], peers: Sequence[Peer], typical_s: float | None) -> tuple[list[list[Claim]], list[Claim]]:
+    """Which claims go to which of these executors, and what is left: none of those that know its type has room any more."""
+    shares: list[list[Claim]] = [[] for _ in peers]
+    if len({peer.types for peer in peers}) > 1:
+        return shares, _share_out_by_type(claims, peers, typical_s, shares)
+    places = distribute(len(claims), [peer.free_slots for peer in peers], [peer.room(typical_s) for peer in peers])
+    for claim, place in zip(claims, places, strict=False):
+        shares[place].append(claim)
+    return shares, claims[len(places) :]
+
+
+def _share_out_by_type(
+    claims: list[Claim], peers: Sequence[Peer], typical_s: float | None, shares: list[list[Claim]]
+) -> list[Claim]:
+    """While executors of the old and of the new code work side by side; free slots first."""
+    free = [peer.free_slots for peer in peers]
+    room = [peer.room(typical_s) for peer in peers]
+    left = []
+    for claim in claims:
+        able = [place for place, peer in enumerate(peers) if room[place] > 0 and claim.type in peer.types]
+        if not able:
+            left.append(claim)
+            continue
+        place = max(able, key=lambda place: (free[place], room[place]))
+        free[place], room[place] = free[place] - 1, room[place] - 1
+        shares[place].append(claim)
+    return left

@@ -24,11 +24,14 @@ class Watcher:
 
     Args:
         replace: asks the parent to kill and start anew an executor.
-        grace_s: how long an attempt may take to stop after it was asked to.
+
+    Attributes:
+        grace_s: how long an attempt may take to stop after it was asked to; may change.
     """
 
     def __init__(self, outbox: Outbox, types: Mapping[str, TypeInfo], replace: Callable[[Replace], None], grace_s: float) -> None:
-        self._outbox, self._types, self._replace, self._grace_s = outbox, types, replace, grace_s
+        self._outbox, self._types, self._replace = outbox, types, replace
+        self.grace_s = grace_s
 
     def look(self, peer: Peer) -> None:
         """One look at one executor."""
@@ -85,7 +88,7 @@ class Watcher:
 
     def _replace_if_stuck(self, peer: Peer, now_s: float) -> None:
         for holding in peer.holdings.values():
-            if holding.cancel_reason and now_s - holding.cancelled_s > self._grace_s:
+            if holding.cancel_reason and now_s - holding.cancelled_s > self.grace_s:
                 reason = f"{holding.cancel_reason} of task {holding.claim.task_id} ({holding.claim.type})"
                 peer.accepting = False
                 self._replace(Replace(peer=peer.name, incarnation=peer.incarnation, reason=reason))

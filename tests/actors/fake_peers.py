@@ -87,7 +87,8 @@ class FakeExecutor:
         """Obey the `count`-th recall: nothing that was recalled has started."""
         recall = self.heard.wait_type(Recall, count=count)
         started = {cell.task_id for cell in self.table.started()}
-        cells = [cell for task_id, (cell, _claim) in self.claims().items() if task_id not in started]
+        latest = {cell: task_id for task_id, (cell, _claim) in self.claims().items()}  # a cell is used again and again
+        cells = [cell for cell, task_id in latest.items() if task_id not in started]
         self.ref.tell(Returned([cell for cell in cells if recall.cells is None or cell in recall.cells]))
 
     def hang_up(self) -> None:
