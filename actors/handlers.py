@@ -13,6 +13,7 @@ from shiftboss.catalog import registry
 from shiftboss.config import Settings
 from shiftboss.default import configure
 from shiftboss.errors import ShiftbossError
+from shiftboss.logs import capture_output, reclaim_logging
 
 log = logging.getLogger("shiftboss.executor")
 
@@ -25,7 +26,8 @@ class CannotImport(ShiftbossError):
 
 
 def load_handlers(settings: Settings) -> None:
-    """Import what `settings` name; what the modules enqueue goes to these settings' database.
+    """Import what `settings` name; what the modules enqueue goes to these settings' database, and what
+    they print, to the log.
 
     Raises:
         CannotImport: a module cannot be imported.
@@ -33,7 +35,9 @@ def load_handlers(settings: Settings) -> None:
     """
     configure(settings.database_url, max_args_bytes=settings.max_args_bytes)
     samples = ("shiftboss.samples",) if settings.enqueue_examples else ()
+    capture_output()
     import_handlers((*settings.imports, *samples))
+    reclaim_logging()
 
 
 def import_handlers(modules: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ from shiftboss.actors.messages import Died, Linked
 from shiftboss.actors.stacks import all_stacks
 from shiftboss.config import Settings, settings_from_json
 from shiftboss.events import Event, emit
-from shiftboss.logs import configure_logging
+from shiftboss.logs import bind_worker, close_logging, configure_logging
 
 EXIT_BUG: Final = 1
 _PR_SET_PDEATHSIG: Final = 1
@@ -104,7 +104,7 @@ class Process:
 
     def end(self, code: int) -> NoReturn:
         """End this process with `code`, whatever threads user code has left behind."""
-        logging.shutdown()
+        close_logging()
         sys.stdout.flush()
         os._exit(code)
 
@@ -162,7 +162,7 @@ class ProcessActor(pykka.ThreadingActor):
 
     def _reload(self, settings: Settings) -> None:
         old, self.settings = self.settings, settings
-        configure_logging(settings.log_format, settings.log_level, actor=self.process.name)
+        configure_logging(settings.log_format, settings.log_level, actor=self.process.name, background=True)
         self.reloaded(old)
         emit(log, logging.DEBUG, Event.ACTOR_RELOADED, actor=self.process.name)
 
@@ -222,7 +222,8 @@ def main(arguments: list[str]) -> NoReturn:
     _die_with(int(os.environ[control.PARENT_PID_VARIABLE]))
     _set_signals()
     process = Process(role, rest)
-    configure_logging(process.settings.log_format, process.settings.log_level, actor=process.name)
+    configure_logging(process.settings.log_format, process.settings.log_level, actor=process.name, background=True)
+    bind_worker(lambda: process.board.worker_id)
     threading.excepthook = process.end_if_ours
     module, _, name = _ROLES[role].partition(":")
     actor_class: type[ProcessActor] = getattr(importlib.import_module(module), name)

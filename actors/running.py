@@ -194,7 +194,7 @@ class Pool:
             while job is not None:
                 claim = job.claim
                 attempt = self._begin(job)
-                with bind_task(claim.task_id, claim.type, claim.attempt):
+                with bind_task(claim.task_id, claim.type, claim.attempt, claim.queue):
                     ended = run_sync(job.task, claim, attempt)
                 self._table.end(job.cell)
                 self._on_ended(job.cell, ended)
@@ -216,7 +216,7 @@ class Pool:
         attempt = self._begin(job)
         if job.asked is not None and job.future is not None:
             job.future.cancel()  # was too early then; now it arrives where the handler first waits
-        with bind_task(claim.task_id, claim.type, claim.attempt):
+        with bind_task(claim.task_id, claim.type, claim.attempt, claim.queue):
             ended = await run_async(job.task, claim, attempt)
         self._table.end(job.cell)
         self._on_ended(job.cell, ended)

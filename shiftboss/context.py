@@ -153,7 +153,7 @@ class Attempt:
 
     @property
     def log(self) -> AttemptLogger:
-        """A logger whose every line carries the task's id, type and attempt."""
+        """A logger whose every line carries the task's id, type, queue and attempt."""
         if self._log is None:
             self._log = AttemptLogger(_log, self)
         return self._log
@@ -172,7 +172,8 @@ class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
             extra: Mapping[str, object] = kwargs.get("extra") or {}
             kwargs["extra"] = {**extra, "event": Event.TASK_LOG.value}
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1  # the caller's line, not this one
-            with bind_task(self._attempt.task_id, self._attempt.type, self._attempt.number):
+            attempt = self._attempt
+            with bind_task(attempt.task_id, attempt.type, attempt.number, attempt.queue):
                 self.logger.log(level, msg, *args, **kwargs)
 
 

@@ -6,7 +6,10 @@ An event's name never changes its spelling: dashboards and `journalctl` queries 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
 
 
 class Event(StrEnum):
@@ -86,6 +89,18 @@ class Event(StrEnum):
     GATEWAY_LISTENING = "gateway.listening"
 
 
+# What the journal knows these lines by (MESSAGE_ID in journald's fields), for alerts and message catalogs: never another number.
+MESSAGE_IDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        Event.SERVICE_READY: "3d64eb62b4f646858b8d9e74af379122",
+        Event.SERVICE_RELOAD_FAILED: "52783b2c27ff4e25a12eb4e0fee81d9e",
+        Event.ACTOR_CRASHED: "4d6a21af3c554cd285e2818797dbaa4a",
+        Event.SUPERVISOR_INTENSITY_EXCEEDED: "c3f0c45afe64428d87143c9e1637e391",
+        Event.DRAIN_TIMEOUT: "aa81dbd811ec4967b749060a300768fb",
+    }
+)
+
+
 def emit(
     log: logging.Logger, level: int, event: Event, message: str = "", stacks: str | None = None, /, **fields: object
 ) -> None:
@@ -100,6 +115,7 @@ def emit(
         return
     extra, text = {"event": event.value, "fields": fields}, message or event.value
     if stacks is None:
-        log.log(level, text, extra=extra)
+        log.log(level, text, extra=extra, stacklevel=2)
     else:  # Logger.log would put the caller's own stack there
-        log.handle(log.makeRecord(log.name, level, __file__, 0, text, (), None, extra=extra, sinfo=stacks))
+        file, number, function, _ = log.findCaller(stacklevel=2)
+        log.handle(log.makeRecord(log.name, level, file, number, text, (), None, function, extra, stacks))

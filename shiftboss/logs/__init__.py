@@ -1,64 +1,40 @@
-"""Logs: text on a terminal, JSON for machines, lines with a priority for the journal.
+"""Logs: text on a terminal, JSON for machines, entries with fields for the journal.
 
-Every line that a handler logs, with any logger, carries its task's id, type and attempt. Writing never raises and never
-blocks for long: where nobody reads standard error, lines are dropped and counted.
+Every line that a handler logs or prints, with any logger, carries its task's id, type, queue and attempt. Writing never raises
+and never blocks for long: where nobody reads, lines are dropped and counted.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
-from shiftboss.logs.context import BoundTask, RecordFactory, bind_task, current_task
-from shiftboss.logs.formats import formatter_for
-from shiftboss.logs.output import StderrHandler
+from shiftboss.logs.context import BoundTask, bind_task, current_task
 
-__all__ = ["BoundTask", "bind_task", "configure_logging", "current_task"]
+if TYPE_CHECKING:
+    from shiftboss.logs.identity import bind_worker
+    from shiftboss.logs.setup import capture_output, close_logging, configure_logging, flush_logging, reclaim_logging
 
+__all__ = [
+    "BoundTask",
+    "bind_task",
+    "bind_worker",
+    "capture_output",
+    "close_logging",
+    "configure_logging",
+    "current_task",
+    "flush_logging",
+    "reclaim_logging",
+]
 
-def configure_logging(format: str = "auto", level: str = "info", *, actor: str) -> None:  # noqa: A002
-    """Send everything that this process logs to standard error; replaces what was configured before.
+# Loaded when first used: an application that only enqueues needs the tasks of lines, and none of the rest.
+_HOMES: Final = {"bind_worker": "identity"}
 
-    Args:
-        format: `text`, `json`, `journal`, or `auto`: text on a terminal, journal under systemd, else JSON.
-        level: the least important level that is written: debug, info, warning, error, critical.
-        actor: the name of this process in every line.
+if not TYPE_CHECKING:
 
-    Raises:
-        ValueError: no such format or level.
-    """
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise ValueError(f"log level {level!r}: must be one of debug, info, warning, error, critical")
-    descriptor = 2
-    chosen = _format_for(descriptor) if format == "auto" else format
-    handler = StderrHandler(descriptor)
-    handler.setFormatter(formatter_for(chosen, actor, colours=_is_terminal(descriptor) and "NO_COLOR" not in os.environ))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(number)
-    if not isinstance(logging.getLogRecordFactory(), RecordFactory):
-        logging.setLogRecordFactory(RecordFactory(logging.getLogRecordFactory()))
-    logging.captureWarnings(True)
-
-
-def _format_for(descriptor: int) -> str:
-    if _is_terminal(descriptor):
-        return "text"
-    return "journal" if _is_journal(descriptor, os.environ.get("JOURNAL_STREAM", "")) else "json"
-
-
-def _is_terminal(descriptor: int) -> bool:
-    try:
-        return os.isatty(descriptor)
-    except OSError:
-        return False
-
-
-def _is_journal(descriptor: int, stream: str) -> bool:
-    """Whether the descriptor is the one that systemd connected to the journal: `device:inode` in `$JOURNAL_STREAM`."""
-    try:
-        status = os.fstat(descriptor)
-    except OSError:
-        return False
-    return stream == f"{status.st_dev}:{status.st_ino}"
+    def __getattr__(name: str) -> object:
+        """A name of `__all__`, from the module it lives in."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"shiftboss.logs.{_HOMES.get(name, 'setup')}"), name)
+        return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import logging
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
 # Attribute of every record; not "task_id": `extra={"task_id": …}` of a handler must not be refused by logging.
 TASK_ATTRIBUTE: Final = "shiftboss_task"
@@ -17,18 +17,21 @@ class BoundTask(NamedTuple):
     task_id: str
     type: str
     attempt: int
+    queue: str
 
 
 current_task: contextvars.ContextVar[BoundTask | None] = contextvars.ContextVar("shiftboss_current_task", default=None)
 
 
-class bind_task:  # noqa: N801  reads as a function: `with bind_task(id, type, attempt):`
+class bind_task:  # noqa: N801  reads as a function: `with bind_task(id, type, attempt, queue):`
     """Marks every line logged inside the `with` block, in this thread or asyncio task, as the task's. Costs about 1 µs."""
 
     __slots__ = ("_task", "_token")
 
-    def __init__(self, task_id: str, type: str, attempt: int) -> None:  # noqa: A002
-        self._task = BoundTask(task_id, type, attempt)
+    at_end: ClassVar[Callable[[BoundTask], None] | None] = None  # told when a block is left; set by `capture_output`
+
+    def __init__(self, task_id: str, type: str, attempt: int, queue: str) -> None:  # noqa: A002
+        self._task = BoundTask(task_id, type, attempt, queue)
 
     def __enter__(self) -> BoundTask:
         self._token = current_task.set(self._task)
@@ -36,6 +39,8 @@ class bind_task:  # noqa: N801  reads as a function: `with bind_task(id, type, a
 
     def __exit__(self, *_exception: object) -> None:
         current_task.reset(self._token)
+        if bind_task.at_end is not None:
+            bind_task.at_end(self._task)
 
 
 class RecordFactory:

@@ -8,6 +8,8 @@ import select
 import time
 from typing import Final
 
+from shiftboss.events import Event
+
 # A write of this size to a pipe that poll() calls writable is atomic and cannot block (pipe(7), PIPE_BUF).
 _CHUNK_BYTES: Final = 4_096
 _WRITE_TIMEOUT_S: Final = 1.0
@@ -27,10 +29,8 @@ class StderrHandler(logging.Handler):
         try:
             text = self.format(record)
         except Exception as error:  # noqa: BLE001  a logged object's `__str__` may raise anything, and logging must not
-            text = self.format(
-                _note("a line logged at %s:%d cannot be formatted: %s", record.pathname, record.lineno, type(error).__name__)
-            )
-        if self.dropped and self._write_line(self.format(_note("%d log lines dropped: nobody read them", self.dropped))):
+            text = self.format(unformattable_record(record, error))
+        if self.dropped and self._write_line(self.format(dropped_record(self.dropped))):
             self.dropped = 0
         if not self._write_line(text):
             self.dropped += 1
@@ -71,6 +71,18 @@ class StderrHandler(logging.Handler):
             return bool(poll.poll(timeout_s * 1000))
         except OSError:
             return False
+
+
+def unformattable_record(record: logging.LogRecord, error: Exception) -> logging.LogRecord:
+    """What is logged instead of a record that cannot be formatted: where it comes from, and why not."""
+    return _note("a line logged at %s:%d cannot be formatted: %s", record.pathname, record.lineno, type(error).__name__)
+
+
+def dropped_record(count: int) -> logging.LogRecord:
+    """What is logged once somebody reads again."""
+    record = _note("%d log lines dropped: nobody read them", count)
+    record.__dict__ |= {"event": Event.JOURNAL_DROPPED.value, "fields": {"count": count}}
+    return record
 
 
 def _note(message: str, *arguments: object) -> logging.LogRecord:

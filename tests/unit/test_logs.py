@@ -79,7 +79,7 @@ def logged(style: str, level: str = "debug") -> Captured:
     """One of everything, in one format."""
     with capture() as captured:
         configure_logging(style, level, actor="executor-1")
-        with bind_task("0190", "mail:send", 2):
+        with bind_task("0190", "mail:send", 2, "mail"):
             emit(log, logging.WARNING, Event.TASK_FAILED, error="two words", seconds=1.5, none=None)
             log.info("line one\nline two \x1b[2J %s", "\u202e", extra={"task_id": 7})
             try:
@@ -97,7 +97,7 @@ def test_json_is_one_object_a_line_with_the_task() -> None:
     assert event["ts"].endswith("Z")
     assert (event["level"], event["actor"], event["logger"], event["event"]) == ("warning", "executor-1", "app", "task.failed")
     assert event["fields"] == {"error": "two words", "seconds": 1.5, "none": None}
-    assert (event["task_id"], event["type"], event["attempt"]) == ("0190", "mail:send", 2)
+    assert (event["task_id"], event["type"], event["attempt"], event["queue"]) == ("0190", "mail:send", 2, "mail")
     assert message["message"] == "line one\nline two \x1b[2J \u202e"
     assert message["fields"] == {"task_id": 7}
     assert error["traceback"].endswith("ValueError: first\nsecond")
@@ -171,7 +171,7 @@ def test_threads_and_asyncio_tasks_each_have_their_own_task() -> None:
     seen: list[str | None] = []
 
     async def run(name: str) -> None:
-        with bind_task(name, "t", 1):
+        with bind_task(name, "t", 1, "q"):
             await asyncio.sleep(0)
             bound = current_task.get()
             seen.append(bound and bound.task_id)
@@ -179,12 +179,12 @@ def test_threads_and_asyncio_tasks_each_have_their_own_task() -> None:
     async def both() -> None:
         await asyncio.gather(run("a"), run("b"))
 
-    with bind_task("outer", "t", 1):
+    with bind_task("outer", "t", 1, "q"):
         thread = threading.Thread(target=lambda: seen.append(current_task.get() and "leaked"))
         thread.start()
         thread.join()
         asyncio.run(both())
-        assert current_task.get() == ("outer", "t", 1)
+        assert current_task.get() == ("outer", "t", 1, "q")
     assert seen == [None, "a", "b"]
     assert current_task.get() is None
 
@@ -195,7 +195,7 @@ def test_a_line_that_goes_through_a_queue_keeps_its_task() -> None:
         (handler,) = logging.getLogger().handlers
         carried: queue.Queue[logging.LogRecord] = queue.Queue()
         logging.getLogger().handlers[:] = [QueueHandler(carried)]
-        with bind_task("0190", "t", 1):
+        with bind_task("0190", "t", 1, "q"):
             log.info("later")
         handler.handle(carried.get_nowait())
         assert json.loads(captured.text())["task_id"] == "0190"
