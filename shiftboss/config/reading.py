@@ -123,7 +123,7 @@ class Reading:
     def _take(self, name: str, value: object, where: str) -> None:
         setting = _BY_NAME.get(name)
         if setting is None:
-            self.mistakes.append(f"{where}: {name}: no such setting{_suggestion(name, _BY_NAME)}")
+            self.mistakes.append(f"{where}: {redact(name)}: no such setting{_suggestion(name, _BY_NAME)}")
             return
         try:
             self.values[setting.field] = parse(setting.spec, value)

@@ -16,9 +16,10 @@ AUTO: Final = "auto"  # how an optional number says None: TOML has no null
 OFF: Final = "off"
 
 _WHOLE_NUMBER = re.compile(r"-?\d{1,18}", re.ASCII)
-# As libpq splits it: a user up to the first "@", hosts with ports, a database or options.
+# As libpq splits it: a user up to the first "@", hosts with ports, a database and options. A second "@" is in a password.
 _HOST = r"(?:\[[^\]/?@]+\]|[^:,/?@\s]*)(?::[0-9]{0,5})?"
-_POSTGRES_REST = re.compile(rf"(?=.)(?:[^@/]*@)?{_HOST}(?:,{_HOST})*(?:[/?].*)?", re.DOTALL)
+_HOSTS = rf"{_HOST}(?:,{_HOST})*"
+_POSTGRES_REST = re.compile(rf"(?=.)(?:[^@/]*@{_HOSTS}(?:[/?][^@]*)?|{_HOSTS}(?:/[^?@]*)?(?:\?.*)?)", re.DOTALL)
 _MAX_SOCKET_PATH_BYTES: Final = 107  # of a Unix socket's address, less the final zero
 _SWITCHES: Final = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 

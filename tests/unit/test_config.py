@@ -366,6 +366,40 @@ def test_a_database_that_several_processes_cannot_share_is_refused(url: str) -> 
     assert "database_url" in mistakes(f'database_url = "{url}"')[0]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@ss@h/d",
+        "postgresql://u:p/ss@h/d",
+        "postgresql://u:12/ss@h/d",
+        "postgresql://u:p@ss/w@h/d",
+        "postgresql://u:p@ss?w@h/d",
+        "postgresql://u@tenant:p@h/d",
+        "postgresql://u:p@h:port/d",
+        "postgresql://u:p",
+    ],
+)
+def test_a_password_that_would_be_taken_for_a_host_or_a_port_is_refused(url: str) -> None:
+    (mistake,) = mistakes(f'database_url = "{url}"')
+    assert mistake.startswith('bad.toml:1: database_url = "postgresql://***": must be')
+    assert "in a password @ : / ? and % are written %40 %3A %2F %3F and %25" in mistake
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40ss@h:5432/d?sslmode=require",
+        "postgres://u:p:s#s?s w@h1:1,h2:,[::1]:3/d",
+        "postgresql:///d?host=/tmp/x&user=me@tenant",
+        "postgresql://u@%2Fvar%2Frun/d",
+        "postgresql://h?password=p@ss/word",
+        "postgresql://u:p@/d?options=-c work_mem=1MB",
+    ],
+)
+def test_every_other_way_to_write_a_url_is_right(url: str) -> None:
+    assert load_settings(environ={"DATABASE_URL": url}).settings.database_url == url
+
+
 def test_a_file_that_is_not_there_or_not_toml_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read: No such file"):
         load_settings(file=Path("nowhere.toml"), environ={})
