@@ -6,37 +6,17 @@ It never says that it is ready. How long it may take is up to the supervisor, wh
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any, Final
-
-import msgspec
 
 from shiftboss.actors.handlers import load_handlers
 from shiftboss.actors.messages import Died, LinkDown, Linked
 from shiftboss.actors.process import ProcessActor
-from shiftboss.config import Settings, load_settings, settings_to_json
+from shiftboss.config import load_again, settings_to_json
 from shiftboss.control import Checked, Drain, Resume, Stop
 from shiftboss.errors import ConfigError
 
 log = logging.getLogger("shiftboss.check")
 _MAX_ERROR_CHARS: Final = 16_000  # a control message holds 64 KiB
-
-
-class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the service's settings came from, as `load_settings` takes them."""
-
-    environment: str | None = None
-    file: str | None = None
-    overrides: dict[str, str] = {}
-
-    def load(self) -> Settings:
-        """The settings as they are now.
-
-        Raises:
-            ConfigError: there are mistakes, one a line.
-        """
-        file = None if self.file is None else Path(self.file)
-        return load_settings(self.environment, file, overrides=self.overrides).settings
 
 
 class Check(ProcessActor):
@@ -59,7 +39,7 @@ class Check(ProcessActor):
         if not self.process.source:
             return Checked(error="it was not started by `shiftboss start`: where its settings came from is not known; restart it")
         try:
-            settings = msgspec.json.decode(self.process.source, type=Source).load()
+            settings = load_again(self.process.source).settings
         except ConfigError as error:
             return Checked(error=str(error)[:_MAX_ERROR_CHARS])
         try:

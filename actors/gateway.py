@@ -1,4 +1,4 @@
-"""The worker's HTTP side: /health and /metrics. Nothing else depends on it; it reads the board and the database.
+"""The worker's HTTP side: /health, /livez, /readyz and /metrics. Nothing else depends on it; it reads the board and the database.
 
 Counters come from the database, where they are stored with what they count, so this process keeps none of its own.
 """
@@ -56,12 +56,20 @@ class Gateway(ProcessActor):
         self._counts: Counts | None = None
         self._counted_s = 0.0
         self._version = metadata.version("shiftboss")
+        self._quiet_because: str | None = None
 
     def begin(self) -> None:
+        fd = self.process.listen_fd
+        listener = self._bind() if fd is None else self._take_over(fd)
+        threading.Thread(target=self._serve, args=(listener,), name="shiftboss-http", daemon=True).start()
+        emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=_url(listener))
+        self.ready()
+
+    def _bind(self) -> socket.socket:
         address = (self.settings.metrics_host, self.settings.metrics_port)
         try:
             family = socket.AF_INET6 if ":" in self.settings.metrics_host else socket.AF_INET
-            listener = socket.create_server(address, family=family)
+            return socket.create_server(address, family=family)
         except OSError as error:
             log.error(
                 "cannot listen on %s:%d: %s. Is another worker or program there? Set METRICS_PORT (0 takes any free port)",
@@ -69,15 +77,25 @@ class Gateway(ProcessActor):
                 error.strerror,
             )
             self.process.end(EXIT_NO_ADDRESS)
-        threading.Thread(target=self._serve, args=(listener,), name="shiftboss-http", daemon=True).start()
-        emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=_url(listener))
-        self.ready()
+
+    def _take_over(self, fd: int) -> socket.socket:
+        """The socket that somebody opened for us; it outlives this process, so no connection is refused in between."""
+        listener = socket.socket(fileno=fd)
+        listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        if listener.family not in (socket.AF_INET, socket.AF_INET6) or not listens:
+            log.error("the socket that was passed is not one for TCP that listens: in the .socket unit, write ListenStream=PORT")
+            self.process.end(EXIT_NO_ADDRESS)
+        return listener
 
     def receive(self, message: Any) -> None:
         match message:
             case Stop():
                 self.process.end(0)
-            case Tick() | Linked() | LinkDown() | Died() | Drain() | Resume():
+            case Drain(why=why):
+                self._quiet_because = why or "draining"
+            case Resume():
+                self._quiet_because = None
+            case Tick() | Linked() | LinkDown() | Died():
                 pass
             case _:
                 raise TypeError(f"the gateway does not know {message!r}")
@@ -85,9 +103,8 @@ class Gateway(ProcessActor):
     # ---- HTTP
 
     def _serve(self, listener: socket.socket) -> None:
-        app = Starlette(
-            routes=[Route("/health", self._health, methods=["GET"]), Route("/metrics", self._metrics, methods=["GET"])]
-        )
+        answers = {"/health": self._health, "/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
+        app = Starlette(routes=[Route(path, answer, methods=["GET"]) for path, answer in answers.items()])
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False, loop="uvloop")
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it starts and stops: that is in our own events
         server = uvicorn.Server(config)
@@ -105,6 +122,16 @@ class Gateway(ProcessActor):
             "distributed": self.settings.distributed_mode,
         }
         return JSONResponse({**body, "reason": why} if why else body, status_code=503 if why else 200)
+
+    async def _livez(self, _request: Request) -> JSONResponse:
+        """200 while this process answers: what else is wrong, a restart of the service would not cure."""
+        return JSONResponse({"status": "alive"})
+
+    async def _readyz(self, _request: Request) -> JSONResponse:
+        """200 while this worker takes tasks; 503 and why while it drains, stops, is paused or is not healthy."""
+        why = self._quiet_because or self._ill()
+        body = {"status": "not ready", "reason": why} if why else {"status": "ready"}
+        return JSONResponse(body, status_code=503 if why else 200)
 
     def _ill(self) -> str | None:
         now_s, board = time.monotonic(), self.process.board

@@ -17,8 +17,8 @@ from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
-from shiftboss.config import redact
-from shiftboss.control import Drain, Resume, Stop
+from shiftboss.config import Settings, redact
+from shiftboss.control import Drain, Report, Resume, Stop
 from shiftboss.errors import SchemaError, StoreCorrupt, StoreError, StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import TrustWindow
@@ -55,8 +55,10 @@ class Heartbeat(ProcessActor):
 
     def receive(self, message: Any) -> None:
         match message:
-            case Tick():
+            case Tick(name="beat"):
                 self._timer.after("beat", self._beat())
+            case Tick(name="queues"):
+                self._set_queues_again()
             case Stop():
                 self._shut_down()
             case Linked() | LinkDown() | Died() | Drain() | Resume():
@@ -66,6 +68,17 @@ class Heartbeat(ProcessActor):
 
     def dump(self) -> None:
         emit(log, logging.INFO, Event.ACTOR_STATE, worker_id=self.process.board.worker_id, trusted=self._trusted())
+
+    def reloaded(self, old: Settings) -> None:
+        """The row learns of a new timeout at once: the others go by it from then on, and so do we."""
+        self._timer.after("beat", 0.0)
+        if old.queues != self.settings.queues:
+            self._timer.after("queues", 0.0)
+
+    def leave(self) -> None:
+        """The row stays: our successor goes on under the same name."""
+        self._store.close()
+        self.process.end(0)
 
     def _interval_s(self) -> float:
         return self.settings.heartbeat_interval_s
@@ -78,12 +91,14 @@ class Heartbeat(ProcessActor):
         while True:
             try:
                 self._prepare()
+                self.process.tell_parent(Report(status=""))
                 return self._outage.over()
             except StoreUnavailable as error:
                 wait_s = self._outage.wait_s(error)
                 if time.monotonic() + wait_s > give_up_s:
                     log.critical("no database within start_timeout: %s", redact(str(error)))
                     self.process.end(EXIT_NO_DATABASE)
+                self.process.tell_parent(Report(status="waiting for the database"))
                 self._pause.wait(wait_s)
             except (SchemaError, StoreCorrupt, StoreError) as error:
                 log.critical("cannot work with this database: %s", redact(str(error)))
@@ -95,6 +110,9 @@ class Heartbeat(ProcessActor):
             if plan.steps:
                 emit(log, logging.INFO, Event.DATABASE_MIGRATED, from_version=plan.current, to_version=plan.target)
         self._store.check_schema()
+        self._set_queues()
+
+    def _set_queues(self) -> None:
         for name, queue in self.settings.queues.items():
             self._store.set_queue(name, concurrency=queue.concurrency, weight=queue.weight)
 
@@ -132,7 +150,8 @@ class Heartbeat(ProcessActor):
         """Renew once; returns when to do it again, in seconds."""
         board, sent_s = self.process.board, time.monotonic()
         try:
-            if self._store.beat(board.worker_id, int(board.get("active"))):
+            slots = int(board.get("capacity")) or self.settings.worker_pool_size
+            if self._store.beat(board.worker_id, int(board.get("active")), slots, self.settings.worker_timeout_s):
                 self._trusted_from(sent_s)
             else:
                 emit(log, logging.ERROR, Event.WORKER_FENCED, "declared dead: registering anew", worker_id=board.worker_id)
@@ -142,6 +161,12 @@ class Heartbeat(ProcessActor):
         except StoreUnavailable as error:
             emit(log, logging.WARNING, Event.HEARTBEAT_MISSED, error=redact(str(error)), trusted=self._trusted())
             return min(self._outage.wait_s(error), self._interval_s())
+
+    def _set_queues_again(self) -> None:
+        try:
+            self._set_queues()
+        except StoreUnavailable as error:
+            self._timer.after("queues", self._outage.wait_s(error))
 
     def _trusted_from(self, sent_s: float) -> None:
         # Anchored before the request was sent: a slow round trip must not stretch how long we trust it.

@@ -21,10 +21,10 @@ import pykka
 
 from shiftboss import control
 from shiftboss.actors.board import Board
-from shiftboss.actors.layout import LISTEN_FD_VARIABLE, SETTINGS_VARIABLE, SOURCE_VARIABLE
+from shiftboss.actors.layout import LISTEN_FD_VARIABLE, SETTINGS_VARIABLE
 from shiftboss.actors.messages import Died, Linked
 from shiftboss.actors.stacks import all_stacks
-from shiftboss.config import Settings, settings_from_json
+from shiftboss.config import SOURCE_VARIABLE, Settings, settings_from_json
 from shiftboss.events import Event, emit
 from shiftboss.logs import bind_worker, close_logging, configure_logging
 

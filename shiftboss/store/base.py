@@ -253,8 +253,14 @@ class Store(Protocol):
         """
         ...
 
-    def beat(self, worker_id: str, active: int) -> bool:
-        """Renew the worker's row. `False`: it is gone, this worker is fenced."""
+    def beat(self, worker_id: str, active: int, pool_size: int, timeout_s: float) -> bool:
+        """Renew the worker's row, and what a reload may have changed in it. `False`: it is gone, this worker is fenced.
+
+        Args:
+            active: attempts that run.
+            pool_size: slots.
+            timeout_s: silent for so long from now on, the worker is gone.
+        """
         ...
 
     def deregister(self, worker_id: str) -> None:

@@ -67,12 +67,13 @@ class ActorProcess:
         table_fd: int | None = None,
         command: tuple[str, ...] = ("-m", "shiftboss.actors.process"),
         env: dict[str, str] | None = None,
+        fds: tuple[int, ...] = (),
     ) -> None:
         self.board_fd = memory(4096) if board_fd is None else board_fd
         self.board = Board(os.dup(self.board_fd))
         self.said, self.log, self.raw = Heard(), Heard(), Heard()
         self.control, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        fds = (its.fileno(), self.board_fd, *(() if table_fd is None else (table_fd,)))
+        fds = (*fds, its.fileno(), self.board_fd, *(() if table_fd is None else (table_fd,)))
         ours = {
             control.CHILD_NAME_VARIABLE: role,
             control.INCARNATION_VARIABLE: "1",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 from process_harness import ActorProcess
 
 from shiftboss import control
-from shiftboss.actors.layout import SOURCE_VARIABLE
-from shiftboss.config import Settings, settings_from_json
+from shiftboss.config import SOURCE_VARIABLE, Settings, Source, settings_from_json, source_to_json
 
 
 class Place:
@@ -28,7 +26,7 @@ class Place:
         (self.folder / f"{name}.py").write_text(text)
 
     def check(self, **overrides: str) -> tuple[control.Checked, ActorProcess]:
-        source = json.dumps({"environment": None, "file": str(self.config), "overrides": overrides})
+        source = source_to_json(Source(file=self.config, overrides=overrides))
         with ActorProcess("check", self.old, env={SOURCE_VARIABLE: source, "PYTHONPATH": str(self.folder)}) as process:
             checked = process.said.wait_type(control.Checked)
             assert process.wait_exit() == 0

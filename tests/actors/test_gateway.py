@@ -1,4 +1,4 @@
-"""/health and /metrics over HTTP, from a gateway process with the board and the database it would have."""
+"""Health probes and /metrics over HTTP, from a gateway process with the board and the database it would have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from fake_peers import TYPE, ended
 from process_harness import ActorProcess
 from prometheus_client.parser import text_string_to_metric_families
 
+from shiftboss import control
 from shiftboss.actors.board import Board
+from shiftboss.actors.layout import LISTEN_FD_VARIABLE
+from shiftboss.config import settings_to_json
 from shiftboss.store.base import ClaimAsk, CounterDelta, Exchange, LaneAsk
 from shiftboss.store.counting import labels
 
@@ -99,6 +102,59 @@ def test_health_is_bad_and_says_why_when_heartbeats_or_the_claimer_stay_away(gat
     assert word in body["reason"] and "25 s" in body["reason"]
     gateway.process.board.set(figure, time.monotonic())
     assert gateway.health()[0] == 200
+
+
+def test_it_is_ready_while_it_takes_tasks_and_says_why_when_it_does_not(gateway: Http) -> None:
+    assert gateway.get("/readyz") == (200, '{"status":"ready"}')
+    for why, shown in (("asked to drain", "asked to drain"), ("", "draining")):
+        gateway.process.tell(control.Drain(why=why))
+        gateway.process.ping()
+        status, body = gateway.get("/readyz")
+        assert (status, json.loads(body)) == (503, {"status": "not ready", "reason": shown})
+        assert gateway.health()[0] == gateway.get("/livez")[0] == 200
+        gateway.process.tell(control.Resume())
+        gateway.process.ping()
+        assert gateway.get("/readyz")[0] == 200
+
+
+def test_one_that_is_not_healthy_is_not_ready_but_lives(gateway: Http) -> None:
+    gateway.process.board.set("claimer_s", time.monotonic() - 25.0)
+    status, body = gateway.get("/readyz")
+    assert status == 503 and "claimer" in body
+    assert gateway.get("/livez") == (200, '{"status":"alive"}')
+
+
+def test_a_new_interval_of_heartbeats_is_judged_by_at_once(gateway: Http, scene: Scene) -> None:
+    gateway.process.board.set("beat_s", time.monotonic() - 25.0)
+    assert gateway.health()[0] == 503
+    new = replace(scene.settings, heartbeat_interval_s=60.0, worker_timeout_s=180.0, distributed_mode=True)
+    gateway.process.tell(control.Reload(settings=settings_to_json(new)))
+    gateway.process.ping()
+    status, body = gateway.health()
+    assert (status, body["distributed"]) == (200, True)
+
+
+def test_a_socket_that_was_passed_is_served_on_and_outlives_it(scene: Scene, board_fd: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        env = {LISTEN_FD_VARIABLE: str(listener.fileno())}
+        for _ in range(2):
+            with ActorProcess("gateway", scene.settings, board_fd=os.dup(board_fd), env=env, fds=(listener.fileno(),)) as process:
+                gateway = Http(process)
+                assert gateway.port == port
+                assert gateway.get("/livez")[0] == 200
+                process.tell(control.Leave())
+                assert process.wait_exit() == 0
+    os.close(board_fd)
+
+
+def test_a_passed_socket_that_does_not_listen_ends_it_with_what_to_do(scene: Scene) -> None:
+    with socket.socket() as mute:
+        env = {LISTEN_FD_VARIABLE: str(mute.fileno())}
+        with ActorProcess("gateway", scene.settings, env=env, fds=(mute.fileno(),)) as process:
+            assert process.wait_exit() == 1
+            line = process.log.wait(lambda line: line["level"] == "error", "an error")
+            assert "ListenStream" in line["message"]
 
 
 def test_health_does_not_need_the_database(gateway: Http, scene: Scene) -> None:

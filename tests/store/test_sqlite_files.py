@@ -155,7 +155,7 @@ if os.geteuid() == 0:  # nothing is read-only for root
     os.setgroups([])
     os.setuid(65534)
 try:
-    open_sqlite(sys.argv[1]).beat("w", 0)
+    open_sqlite(sys.argv[1]).beat("w", 0, 1, 30.0)
 except StoreUnavailable as error:
     print(error)
 """

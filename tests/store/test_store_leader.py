@@ -36,7 +36,7 @@ def test_a_worker_is_alive_while_its_heartbeat_is_young(world: World) -> None:
     store = world.store
     assert store.register(worker("w1", pool_size=4, hostname="here", pid=7), timeout_s=30.0, exclusive=False) == 0
     world.clock.advance(20.0)
-    assert store.beat("w1", active=3)
+    assert store.beat("w1", active=3, pool_size=4, timeout_s=30.0)
     (found,) = store.workers()
     assert (found.id, found.hostname, found.pid, found.pool_size, found.active, found.alive) == ("w1", "here", 7, 4, 3, True)
     assert found.last_heartbeat == world.clock.now() == found.started_at + timedelta(seconds=20)
@@ -46,11 +46,23 @@ def test_a_worker_is_alive_while_its_heartbeat_is_young(world: World) -> None:
     assert store.counts().workers == 0
 
 
+def test_a_beat_says_how_many_slots_there_are_now_and_how_long_it_is_good_for(world: World) -> None:
+    store = world.store
+    store.register(worker("w1", pool_size=4), timeout_s=30.0, exclusive=False)
+    assert store.beat("w1", active=0, pool_size=9, timeout_s=60.0)
+    assert [found.pool_size for found in store.workers()] == [9]
+    world.clock.advance(59.0)
+    assert [found.alive for found in store.workers()] == [True]
+    world.clock.advance(2.0)
+    assert [found.alive for found in store.workers()] == [False]
+    assert list(store.recover(lead(store)).workers) == ["w1"]
+
+
 def test_a_worker_without_a_row_learns_that_it_is_fenced(store: Store) -> None:
-    assert not store.beat("nobody", active=0)
+    assert not store.beat("nobody", active=0, pool_size=1, timeout_s=30.0)
     store.register(worker("w1"), 30.0, exclusive=False)
     store.deregister("w1")
-    assert not store.beat("w1", active=0)
+    assert not store.beat("w1", active=0, pool_size=1, timeout_s=30.0)
     assert store.workers() == []
 
 
@@ -159,7 +171,7 @@ def test_what_an_expired_worker_held_runs_again(world: World) -> None:
     take_one(store, worker_id="alive")
     clock.advance(29.0)
     assert store.recover(lead(store)).workers == []
-    store.beat("alive", 1)
+    store.beat("alive", 1, 1, 30.0)
     clock.advance(2.0)
     recovered = store.recover(lead(store))
     assert (list(recovered.workers), recovered.pending, recovered.dead_letter) == (["dead"], 2, 0)

@@ -392,7 +392,8 @@ UPDATE leader SET expires_at = coalesce(CAST(:now AS timestamptz), clock_timesta
 WHERE worker_id <> :worker_id AND expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp());
 
 -- name: beat
-UPDATE workers SET last_heartbeat = coalesce(CAST(:now AS timestamptz), clock_timestamp()), active = :active
+UPDATE workers SET last_heartbeat = coalesce(CAST(:now AS timestamptz), clock_timestamp()), active = :active,
+  pool_size = :pool_size, timeout_s = :timeout_s
 WHERE id = :worker_id RETURNING true;
 
 -- name: deregister

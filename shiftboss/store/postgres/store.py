@@ -153,8 +153,9 @@ class PostgresStore:
             run(connection, "register", row)
             return self._upkeep.take_over(connection, worker.id, self._now()) if exclusive else 0
 
-    def beat(self, worker_id: str, active: int) -> bool:
-        return bool(self._link.rows("beat", {"worker_id": worker_id, "active": active, "now": self._now()}))
+    def beat(self, worker_id: str, active: int, pool_size: int, timeout_s: float) -> bool:
+        row = {"worker_id": worker_id, "active": active, "pool_size": pool_size, "timeout_s": timeout_s, "now": self._now()}
+        return bool(self._link.rows("beat", row))
 
     def deregister(self, worker_id: str) -> None:
         self._link.changed("deregister", {"worker_id": worker_id})

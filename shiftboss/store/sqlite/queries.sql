@@ -241,7 +241,7 @@ ON CONFLICT (id) DO UPDATE SET
 DELETE FROM workers WHERE id <> :id;
 
 -- name: beat
-UPDATE workers SET last_heartbeat = :now, active = :active WHERE id = :id;
+UPDATE workers SET last_heartbeat = :now, active = :active, pool_size = :pool_size, timeout_s = :timeout_s WHERE id = :id;
 
 -- name: deregister
 DELETE FROM workers WHERE id = :id;

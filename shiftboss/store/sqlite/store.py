@@ -161,8 +161,9 @@ class SqliteStore:
             connection.execute(SQL["end_other_terms"], {"worker_id": worker.id, "now": to_text(now)})
             return len(leader.recover_everything(connection, worker.id, now))
 
-    def beat(self, worker_id: str, active: int) -> bool:
-        return self._write("beat", id=worker_id, active=active, now=to_text(self.now())) == 1
+    def beat(self, worker_id: str, active: int, pool_size: int, timeout_s: float) -> bool:
+        now = to_text(self.now())
+        return self._write("beat", id=worker_id, active=active, pool_size=pool_size, timeout_s=timeout_s, now=now) == 1
 
     def deregister(self, worker_id: str) -> None:
         self._write("deregister", id=worker_id)
