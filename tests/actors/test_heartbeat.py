@@ -1,0 +1,99 @@
+"""A heartbeat process and the row it keeps: after a reload, after a scale, and when its successor takes over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from actor_harness import eventually
+from process_harness import ActorProcess
+
+from shiftboss import control
+from shiftboss.config import QueueSettings, Settings, settings_to_json
+from shiftboss.model import WorkerView
+from shiftboss.store.base import Store
+from shiftboss.store.open import open_store
+
+
+class Beating:
+    """One heartbeat, or several in a row on one board, and an operator's connection."""
+
+    def __init__(self, process: ActorProcess, settings: Settings) -> None:
+        self.process, self.settings = process, settings
+        process.wait_ready()
+        self.store: Store = open_store(settings.database_url)
+
+    def row(self) -> WorkerView:
+        (found,) = self.store.workers()
+        return found
+
+    def reload(self, **changed: object) -> None:
+        self.settings = replace(self.settings, **changed)  # type: ignore[arg-type]
+        self.process.tell(control.Reload(settings=settings_to_json(self.settings)))
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Beats so seldom that a test sees only those it causes."""
+    return Settings(
+        database_url=f"sqlite:///{tmp_path / 'tasks.db'}",
+        log_format="json",
+        worker_pool_size=4,
+        heartbeat_interval_s=600.0,
+        worker_timeout_s=2_000.0,
+    )
+
+
+@pytest.fixture
+def beating(settings: Settings) -> Iterator[Beating]:
+    with ActorProcess("heartbeat", settings) as process:
+        made = Beating(process, settings)
+        yield made
+        made.store.close()
+
+
+def test_a_new_timeout_is_in_the_row_at_once(beating: Beating) -> None:
+    before = beating.row()
+    beating.reload(worker_timeout_s=0.3, heartbeat_interval_s=600.0)
+    eventually(lambda: beating.row().last_heartbeat > before.last_heartbeat, "a beat")
+    eventually(lambda: not beating.row().alive, "by the new timeout it is gone, by the old one it would not be")
+
+
+def test_a_new_interval_holds_at_once(beating: Beating) -> None:
+    beating.reload(heartbeat_interval_s=0.1)
+    seen: set[object] = set()
+    eventually(lambda: seen.add(beating.row().last_heartbeat) or len(seen) > 4, "several beats")
+
+
+def test_the_row_tells_the_slots_there_are(beating: Beating) -> None:
+    assert beating.row().pool_size == 4
+    beating.reload(worker_pool_size=6)
+    eventually(lambda: beating.row().pool_size == 6, "the configured ones, while no executor has spoken")
+    beating.process.board.set("capacity", 8)
+    beating.reload()
+    eventually(lambda: beating.row().pool_size == 8, "those of the executors")
+
+
+def test_queues_are_set_again(beating: Beating) -> None:
+    beating.reload(queues={"mail": QueueSettings(concurrency=2, weight=5)})
+
+    def found() -> bool:
+        return any((queue.name, queue.concurrency, queue.weight) == ("mail", 2, 5) for queue in beating.store.queues())
+
+    eventually(found, "the queue")
+
+
+def test_one_that_leaves_keeps_the_row_for_its_successor(settings: Settings) -> None:
+    with ActorProcess("heartbeat", settings) as process:
+        first = Beating(process, settings)
+        worker_id = process.board.worker_id
+        process.tell(control.Leave())
+        assert process.wait_exit() == 0
+        assert first.row().id == worker_id
+        with ActorProcess("heartbeat", settings, board_fd=os.dup(process.board_fd)) as successor:
+            successor.wait_ready()
+            assert first.row().id == successor.board.worker_id == worker_id
+        first.store.close()
