@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from typing import Any
 
 from shiftboss.actors.handlers import load_handlers
@@ -35,8 +36,9 @@ from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.running import Job, Outcomes, Pool
 from shiftboss.actors.table import Table
 from shiftboss.actors.timer import Timer
+from shiftboss.actors.wear import LOOK_EVERY_S, Wear, memory_bytes
 from shiftboss.catalog import registry
-from shiftboss.control import Drain, Resume, Stop
+from shiftboss.control import Drain, Resume, Stop, Tired
 from shiftboss.events import Event, emit
 from shiftboss.model import Ended, Progress
 
@@ -62,9 +64,16 @@ class Executor(ProcessActor):
         self._jobs: dict[int, Job] = {}
         self._progress: dict[str, Progress] = {}
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
+        self._wear = Wear(self.settings)
+        self._done = 0
+        self._tired = False
 
     def begin(self) -> None:
         load_handlers(self.settings)
+        self._started_s = time.monotonic()
+        self._wear.start(memory_bytes())
+        if self._wear.limited:
+            self._timer.after("wear", LOOK_EVERY_S)
         self.ready()
 
     def receive(self, message: Any) -> None:
@@ -75,8 +84,10 @@ class Executor(ProcessActor):
                 self._link(message)
             case LinkDown(incarnation=incarnation):
                 self._link_down(incarnation)
-            case Tick():
+            case Tick(name="progress"):
                 self._send_progress()
+            case Tick(name="wear"):
+                self._look_for_wear()
             case Stop():
                 self.process.end(0)
             case Drain() | Resume() | Died():
@@ -89,6 +100,17 @@ class Executor(ProcessActor):
             held, outbox = len(self._jobs), len(self._unstored)
         emit(log, logging.INFO, Event.ACTOR_STATE, slots=self._pool.slots, held=held, outbox=outbox)
 
+    def _look_for_wear(self) -> None:
+        """Once worn out, say so once: the successor comes first, so there is no hurry."""
+        if self._tired:
+            return
+        reason = self._wear.reason(self._done, time.monotonic() - self._started_s, memory_bytes())
+        if reason is None:
+            self._timer.sooner("wear", LOOK_EVERY_S)
+        else:
+            self._tired = True
+            self.process.tell_parent(Tired(reason=reason))
+
     def _obey(self, order: Any) -> None:
         match order:
             case Execute(stored=stored, cells=cells, claims=claims):
@@ -98,6 +120,8 @@ class Executor(ProcessActor):
                 jobs = [Job(cell, claim, registry.get(claim.type)) for cell, claim in zip(cells, claims, strict=True)]
                 self._jobs.update(zip(cells, jobs, strict=True))
                 self._pool.submit(jobs)
+                if self._wear.out_of_tasks(self._done):
+                    self._look_for_wear()
             case Recall(cells=cells):
                 self._give_back(self._pool.take_back(None if cells is None else set(cells)))
             case CancelAttempt(cell=cell, reason=reason):
@@ -158,6 +182,7 @@ class Executor(ProcessActor):
         with self._lock:
             job = self._jobs.pop(cell)
             self._unstored[cell] = (job, ended)
+            self._done += 1
         self._outcomes.put(cell, ended)
 
     def _send_outcomes(self, cells: list[int], ended: list[Ended]) -> None:

@@ -55,3 +55,12 @@ async def count(attempt: Attempt, to: int) -> int:
     for number in range(to):
         attempt.progress(100 * number / to, f"{number}")
     return to
+
+
+_HOGGED: list[bytes] = []
+
+
+@task(type="test:hog")
+def hog(mib: int) -> None:
+    """Keep so much memory for good."""
+    _HOGGED.append(os.urandom(mib * 1024 * 1024))
