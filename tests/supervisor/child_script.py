@@ -51,6 +51,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--replace")  # ask for the replacement of this peer's first incarnation
     parser.add_argument("--meddle")  # the same, at once and without a link
     parser.add_argument("--facts", action="store_true")
+    parser.add_argument("--only", default=NAME)  # --boot, --end and --tired are meant for the child of this name alone
+    parser.add_argument("--end-until", type=int, default=10**9)  # --end is meant for incarnations up to this one
+    parser.add_argument("--release", default="0")  # SECONDS until it answers PeerRetiring, or never
+    parser.add_argument("--release-from", type=int, default=1)  # incarnations from this one answer it
+    parser.add_argument("--drained")  # SECONDS until it answers Drain; else never
+    parser.add_argument("--tired", type=int, default=0)  # so many times, as soon as the first incarnation is ready
+    parser.add_argument("--leave", default="obey")  # obey, ignore
+    parser.add_argument("--no-dump", action="store_true")  # does not answer Dump
+    parser.add_argument("--check", type=Path)  # a throw-away child, which does as this file says
     return parser.parse_args()
 
 
@@ -89,7 +98,7 @@ def boot(options: argparse.Namespace) -> None:
             text = f"{NAME} {INCARNATION}".encode()
             table[: len(text)] = text
     wait(options.ready_after)
-    if options.boot_from <= INCARNATION <= options.boot_until:
+    if options.boot_from <= INCARNATION <= options.boot_until and options.only == NAME:
         if options.boot == "hang":
             wait(FOR_EVER)
         if options.boot.startswith("exit:"):
@@ -145,15 +154,77 @@ def on_stop(message: control.Stop, options: argparse.Namespace) -> None:
             pass
 
 
+def after(seconds: str, message: control.ToParent) -> None:
+    """Tell the parent, at once or later; a parent that is gone hears nothing."""
+
+    def tell() -> None:
+        with contextlib.suppress(OSError):
+            control.send(PARENT, message)
+
+    if float(seconds) == 0:
+        tell()
+    else:
+        threading.Timer(float(seconds), tell).start()
+
+
+def on_peer_retiring(message: control.PeerRetiring, options: argparse.Namespace) -> None:
+    times = {"drain_s": message.drain_s, "grace_s": message.grace_s}
+    say("peer_retiring", peer=message.peer, peer_incarnation=message.incarnation, **times)
+    if options.release != "never" and options.release_from <= INCARNATION:
+        after(options.release, control.PeerReleased(peer=message.peer, incarnation=message.incarnation))
+
+
+def on_reload(message: control.Reload) -> None:
+    say("reload", version=json.loads(message.settings)["version"])
+
+
+def check(file: Path) -> None:
+    """What a check does is the first word of `check` in the file; its settings are the whole file."""
+    settings = file.read_bytes()
+    what, _, more = json.loads(settings)["check"].partition(":")
+    say("check", what=what)
+    match what:
+        case "ok" | "slow":
+            wait(float(more or 0))
+            control.send(PARENT, control.Checked(settings=settings))
+        case "lingering":
+            control.send(PARENT, control.Checked(settings=settings))
+            wait(FOR_EVER)
+        case "twice":
+            control.send(PARENT, control.Checked(settings=settings))
+            control.send(PARENT, control.Checked(error="on second thoughts"))
+        case "error":
+            control.send(PARENT, control.Checked(error=more))
+        case "hang":
+            wait(FOR_EVER)
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "exit":
+            os._exit(int(more))
+    os._exit(0)
+
+
+def own_signals() -> None:
+    """As the actors do: what is meant for the service does nothing here, whether it came before or comes now."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)
+    ours = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+    for number in (*ours, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def main() -> None:
     options = arguments()
     if options.facts:
         facts()
-    faulthandler.enable()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    own_signals()
+    if options.check:
+        check(options.check)
     boot(options)
     control.send(PARENT, control.Ready())
+    for _ in range(options.tired if (options.only, 1) == (NAME, INCARNATION) else 0):
+        control.send(PARENT, control.Tired(reason="worn out"))
     if options.meddle:
         control.send(PARENT, control.Replace(peer=options.meddle, incarnation=1, reason="meddling"))
     if options.nonsense:
@@ -162,9 +233,31 @@ def main() -> None:
         PARENT.shutdown(socket.SHUT_RDWR)
         PARENT.close()
         wait(FOR_EVER)
-    if options.end is not None:
+    if options.end is not None and options.end_until >= INCARNATION and options.only == NAME:
         os._exit(options.end)
     listen(options)
+
+
+def on_operation(message: control.ToChild, options: argparse.Namespace) -> None:
+    match message:
+        case control.PeerRetiring():
+            on_peer_retiring(message, options)
+        case control.Drain(why=why):
+            say("drain", why=why)
+            if options.drained:
+                after(options.drained, control.Drained())
+        case control.Resume():
+            say("resume")
+        case control.Reload():
+            on_reload(message)
+        case control.Leave():
+            say("leave")
+            if options.leave == "obey":
+                os._exit(0)
+        case control.Dump():
+            say("dump")
+            if not options.no_dump:
+                control.send(PARENT, control.Dumped())
 
 
 def listen(options: argparse.Namespace) -> None:
@@ -183,10 +276,8 @@ def listen(options: argparse.Namespace) -> None:
                 on_peer_died(message, fds, options)
             case control.Stop():
                 on_stop(message, options)
-            case control.Drain():
-                say("drain")
-            case control.Dump():
-                say("dump")
+            case _:
+                on_operation(message, options)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +27,7 @@ SERVICE = str(HERE / "service_script.py")
 PYTHON = [sys.executable, "-S"]
 PYTHON_PATH = os.pathsep.join(str(Path(module.__file__ or "").parents[1]) for module in (shiftboss, msgspec))
 PATIENCE_S = 15.0
+ANSWER_S = 0.1  # the loop never blocks
 
 Line = dict[str, Any]
 
@@ -34,17 +37,65 @@ def child(name: str, *options: str, **spec: Any) -> dict[str, Any]:
     return {"name": name, "argv": [*PYTHON, CHILD, *options], **spec}
 
 
-class Service:
-    """A supervisor with its children; killed, with all of them, at the end of the block."""
+def executors(count: int, *options: str, **spec: Any) -> list[dict[str, Any]]:
+    """A rolling group of so many, like the real one."""
+    rest = {"group": "executor", "ping": False, "rolling": True, **spec}
+    return [child(f"executor-{number}", *options, **rest) for number in range(1, count + 1)]
 
-    def __init__(self, *specs: dict[str, Any], env: dict[str, str] | None = None, **settings: Any) -> None:
+
+class Conversation:
+    """One command over the control socket."""
+
+    def __init__(self, path: Path, name: str, **fields: Any) -> None:
+        self.replies: list[Line] = []
+        self.asked_s = time.monotonic()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(str(path))
+        self._socket.sendall(json.dumps({"command": name, **fields}).encode() + b"\n")
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        with self._socket, self._socket.makefile() as lines:
+            self.replies.extend({**json.loads(line), "at_s": time.monotonic()} for line in lines)
+
+    def done(self, timeout_s: float = PATIENCE_S) -> Line:
+        """The answer, once the connection has ended after it."""
+        self._reader.join(timeout_s)
+        assert not self._reader.is_alive(), f"no answer within {timeout_s} s: {self.replies}"
+        assert self.replies, "hung up without an answer"
+        assert self.replies[-1]["reply"] == "done", f"hung up without an answer: {self.replies}"
+        return self.replies[-1]
+
+    @property
+    def answered(self) -> bool:
+        return not self._reader.is_alive()
+
+    @property
+    def took_s(self) -> float:
+        return float(self.done()["at_s"]) - self.asked_s
+
+
+class Service:
+    """A supervisor with its children; killed, with all of them, at the end of the block.
+
+    Args:
+        folder: for a service that can be reloaded and takes commands.
+    """
+
+    def __init__(
+        self, *specs: dict[str, Any], env: dict[str, str] | None = None, folder: Path | None = None, **settings: Any
+    ) -> None:
         settings = {"restart_backoff_s": 0.05, "shutdown_timeout_s": 5.0, "cancel_grace_s": 1.0, **settings}
+        self.specs, self.settings, self.folder = specs, settings, folder
+        if folder is not None:
+            self.plan()
         self.lines: list[Line] = []
         self.raw: list[str] = []  # what is no JSON: tracebacks, faulthandler's dumps
         self._news = threading.Condition()
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
-            [*PYTHON, SERVICE, json.dumps(specs), json.dumps(settings)],
+            [*PYTHON, SERVICE, json.dumps(specs), json.dumps(settings), *self._operated()],
             env={**os.environ, "PYTHONPATH": PYTHON_PATH, **(env or {})},
             stderr=subprocess.PIPE,
             text=True,
@@ -53,6 +104,18 @@ class Service:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _operated(self) -> tuple[str, str]:
+        """The check as JSON, and the path of the control socket."""
+        if self.folder is None:
+            return "", ""
+        check = child("check", "--check", str(self.folder / "plan"), ping=False, critical=False, restart="temporary")
+        return json.dumps({**check, "start_timeout_s": 1.0}), str(self.control_path)
+
+    @property
+    def control_path(self) -> Path:
+        assert self.folder is not None, "it takes no commands: give it a folder"
+        return self.folder / "run" / "control"
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +176,45 @@ class Service:
             line["pid"] for line in self.seen(said="grandchild")
         ]
 
+    def before(self, line: Line) -> list[Line]:
+        """The lines so far that came before this one."""
+        return list(self.lines)[: self.lines.index(line)]
+
     # ---- what is done to it
+
+    def plan(
+        self,
+        *specs: dict[str, Any],
+        check: str = "ok",
+        version: int = 1,
+        replace: Sequence[str] = (),
+        changes: Sequence[str] = (),
+        refuse: str = "",
+        **settings: Any,
+    ) -> None:
+        """What the next reload finds: how its check goes and what it leads to; the same as now unless it is said."""
+        assert self.folder is not None
+        plan = {"check": check, "version": version, "specs": specs or self.specs, "replace": replace, "changes": changes}
+        plan |= {"refuse": refuse, "supervisor": {**self.settings, **settings}}
+        (self.folder / "plan").write_text(json.dumps(plan))
+
+    def command(self, name: str, **fields: Any) -> Conversation:
+        """Ask over the control socket; the answer may take its time."""
+        return Conversation(self.control_path, name, **fields)
+
+    def obey(self, name: str, **fields: Any) -> Line:
+        """Ask and wait for the answer."""
+        return self.command(name, **fields).done()
+
+    def status(self) -> Line:
+        """What it says of itself, at once."""
+        conversation = self.command("status")
+        assert conversation.took_s < ANSWER_S, f"status took {conversation.took_s:.3f} s"
+        return dict(conversation.done()["data"])
+
+    def actors(self) -> dict[str, Line]:
+        """By name, from its status."""
+        return {actor["name"]: actor for actor in self.status()["actors"]}
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
-from shiftboss.supervisor import ChildSpec, Restart, Supervisor, SupervisorSettings
+from shiftboss.errors import ConfigError
+from shiftboss.supervisor import Blueprint, ChildSpec, Reloadable, Restart, Supervisor, SupervisorSettings
 
 
 class JsonLines(logging.Handler):
@@ -18,15 +20,39 @@ class JsonLines(logging.Handler):
         os.write(2, (json.dumps(line, default=str) + "\n").encode())
 
 
+def spec(fields: dict[str, Any]) -> ChildSpec:
+    fields = {**fields, "argv": tuple(fields["argv"]), "links": tuple(fields.get("links", ()))}
+    return ChildSpec(**{**fields, "restart": Restart(fields.get("restart", "permanent"))})
+
+
+def understand(_present: bytes, checked: bytes) -> Blueprint:
+    """What the check has read says itself what is to be done."""
+    plan = json.loads(checked)
+    if plan["refuse"]:
+        raise ConfigError(plan["refuse"])
+    return Blueprint(
+        specs=tuple(map(spec, plan["specs"])),
+        supervisor=SupervisorSettings(**plan["supervisor"]),
+        replace=frozenset(plan["replace"]),
+        settings=checked,
+        changes=tuple(plan["changes"]),
+    )
+
+
+def applied(settings: bytes) -> None:
+    logging.getLogger("service").info("applied", extra={"fields": {"version": json.loads(settings)["version"]}})
+
+
 def main() -> int:
-    specs_json, settings_json = sys.argv[1:]
+    specs_json, settings_json, check_json, control_path = sys.argv[1:]
     logging.basicConfig(level=logging.DEBUG, handlers=[JsonLines()])
-    specs = []
-    for fields in json.loads(specs_json):
-        fields["argv"], fields["links"] = tuple(fields["argv"]), tuple(fields.get("links", ()))
-        fields["restart"] = Restart(fields.get("restart", "permanent"))
-        specs.append(ChildSpec(**fields))
-    return Supervisor(specs, SupervisorSettings(**json.loads(settings_json))).run()
+    supervisor = Supervisor(
+        [spec(fields) for fields in json.loads(specs_json)],
+        SupervisorSettings(**json.loads(settings_json)),
+        reloadable=Reloadable(b"{}", spec(json.loads(check_json)), understand, applied) if check_json else None,
+        control_path=Path(control_path) if control_path else None,
+    )
+    return supervisor.run()
 
 
 if __name__ == "__main__":
