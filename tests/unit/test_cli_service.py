@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from shiftboss import commands
-from shiftboss.cli import console, quick, service
+from shiftboss.cli import console, options, quick, service
 from shiftboss.cli.control import NotRunning, Places, connect, find_places
 from shiftboss.cli.exits import NoAnswer
 from shiftboss.cli.local import duration
@@ -116,6 +116,35 @@ def test_a_line_means_the_same_whoever_reads_it(line: str, monkeypatch: pytest.M
 )
 def test_the_quick_reader_leaves_what_is_not_plain_to_the_other(line: str) -> None:
     assert quick.read(line.split()) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "start",
+        "start --env production -c a.toml",
+        "start --import a -i b --only mail --only bulk",
+        "start --set debug=true -s claim_interval=2s --set imports=c --import d",
+    ],
+)
+def test_a_start_reads_the_same_settings_whoever_reads_it(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(env: str | None = None, file: Path | None = None, *, overrides: Any) -> Any:
+        asked.append((env, file, dict(overrides)))
+
+    for module in (quick, options):
+        monkeypatch.setattr(module, "load_settings", load)
+    monkeypatch.setattr("shiftboss.service.start", lambda loaded: 0)
+    quick.run(line.split())
+    main(line.split())
+    assert len(asked) == 2
+    assert asked[0] == asked[1]
+
+
+@pytest.mark.parametrize("line", ["start extra", "start --set debug", "start --env", "start --help x", "start --env -c"])
+def test_a_start_that_is_not_plain_is_left_to_the_other(line: str) -> None:
+    assert quick.run(line.split()) is None
 
 
 @pytest.mark.parametrize(
