@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 from shiftboss.actors.claim_times import ClaimTimes
@@ -35,13 +36,14 @@ from shiftboss.actors.peers import Peer, share_out
 from shiftboss.actors.planning import Typical, lane_asks
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.roster import Roster
+from shiftboss.actors.sweeps import Sweeps
 from shiftboss.actors.timer import Timer
 from shiftboss.actors.watching import Watcher
 from shiftboss.config import Settings
 from shiftboss.control import Drain, PeerRetiring, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
-from shiftboss.model import Claim, Ended, Lease
+from shiftboss.model import Claim, Ended
 from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Store
 from shiftboss.store.open import open_store
 
@@ -82,6 +84,7 @@ class Claimer(ProcessActor):
 
     def begin(self) -> None:
         self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+        self._sweeps = Sweeps(self._store, self._roster, self._outbox, self._watcher, self._board)
         Doorbell.start(self._store.listener, self.actor_ref, self._board)
         self._soon()
         self._timer.after("reconcile", self.settings.heartbeat_interval_s)
@@ -157,22 +160,24 @@ class Claimer(ProcessActor):
                 self._go_on_halting()
             case "reconcile":
                 self._timer.after("reconcile", self.settings.heartbeat_interval_s)
-                self._unless_away(self._reconcile)
+                self._unless_away(lambda: self._sweeps.reconcile(self._worker_id))
             case "cancels":
                 self._timer.after("cancels", CANCEL_POLL_S)
-                self._unless_away(self._look_for_cancels)
+                self._unless_away(lambda: self._sweeps.look_for_cancels(self._worker_id))
             case "unknown":
                 self._timer.after("unknown", UNKNOWN_EVERY_S)
-                self._unless_away(self._tell_unknown_types)
+                self._unless_away(self._sweeps.tell_unknown_types)
 
-    def _unless_away(self, duty: Any) -> None:
-        """Duties beside the rounds: left out while the database is away, which the rounds find out and wait for."""
+    def _unless_away(self, sweep: Callable[[], None]) -> None:
+        """Sweeps beside the rounds: left out while the database is away, which the rounds find out and wait for."""
         if self._outage.lasting or not self._worker_id:
             return
         try:
-            duty()
+            sweep()
         except StoreUnavailable as error:
             self._timer.after("round", self._outage.wait_s(error))
+        if self._outbox.owes_outcomes:
+            self._soon()
 
     def _from_peer(self, message: FromPeer) -> None:
         peer = self._roster.find(message.peer, message.incarnation)
@@ -205,9 +210,10 @@ class Claimer(ProcessActor):
             self._soon()
 
     def _go_on_retiring(self) -> None:
+        before = self._outbox.outcomes
         if self._roster.go_on_retiring():
             self._timer.sooner("retire", WATCH_S)
-        if self._outbox:
+        if self._outbox.outcomes > before:  # handed back; other outcomes may gather as they do
             self._soon()
 
     # ---- what executors say
@@ -353,7 +359,7 @@ class Claimer(ProcessActor):
             self._timer.sooner("poll", self._lanes.poll_s)
         if any(peer.holdings for peer in self._roster):
             self._timer.sooner("watch", WATCH_S)
-        if any(peer.retirement and not peer.retirement.released for peer in self._roster):
+        if any(peer.releasable for peer in self._roster):
             self._timer.after("retire", 0.0)
         if self._halt.under_way:
             self._timer.after("halt", 0.0)
@@ -379,7 +385,7 @@ class Claimer(ProcessActor):
             self._lanes.look_again(rung=False)
             self._soon()
 
-    # ---- duties beside the rounds
+    # ---- beside the rounds
 
     def _watch(self) -> None:
         for peer in self._roster:
@@ -388,30 +394,6 @@ class Claimer(ProcessActor):
         self._bury_dead()
         if any(peer.holdings for peer in self._roster):
             self._timer.sooner("watch", WATCH_S)
-
-    def _look_for_cancels(self) -> None:
-        held = {(holding.claim.task_id, holding.claim.fence): (peer, holding) for peer, holding in self._roster.held()}
-        for lease in self._store.cancel_requests(self._worker_id) if held else ():
-            if (lease.task_id, lease.fence) in held:
-                self._watcher.cancel(*held[lease.task_id, lease.fence])
-
-    def _reconcile(self) -> None:
-        """Give back what the database says is ours but nobody holds: claims whose reply was lost, or died with a claimer.
-
-        Not before every executor has said what it holds: one that is stuck in C cannot answer.
-        """
-        if self._roster.silent:
-            return
-        owned = self._store.owned(self._worker_id)
-        self._board.set("claimer_s", time.monotonic())
-        known = self._outbox.leases()
-        known |= {(one.claim.task_id, one.claim.fence) for _peer, one in self._roster.held()}
-        unknown = [Lease(one.task_id, one.fence) for one in owned if (one.task_id, one.fence) not in known]
-        if unknown:
-            message = "ours in the database, held by nobody: given back"
-            emit(log, logging.WARNING, Event.TASK_RELEASED, message, count=len(unknown))
-            self._outbox.release(*unknown)
-            self._soon()
 
     def _check_identity(self) -> None:
         """A new worker id means that the old one was declared dead: its tasks may run elsewhere, so ours stop."""
@@ -425,11 +407,6 @@ class Claimer(ProcessActor):
         emit(log, logging.ERROR, Event.WORKER_FENCED, "this worker was declared dead: dropping its tasks", worker_id=worker_id)
         self._sleeping = False
         self._watcher.fence(self._roster)
-
-    def _tell_unknown_types(self) -> None:
-        types = [info.type for info in self._roster.types_of(peer for peer in self._roster if not peer.retiring)]
-        for type_, count in self._store.unknown_types(types).items() if types else ():
-            emit(log, logging.WARNING, Event.TASK_UNKNOWN_TYPE, "no handler here for pending tasks", type=type_, count=count)
 
     # ---- drain and stop
 

@@ -82,6 +82,11 @@ class Peer:
         return self.retirement is not None and self.retirement.begun
 
     @property
+    def releasable(self) -> bool:
+        """It retires and holds nothing any more, which the parent has not been told yet."""
+        return self.retirement is not None and not (self.retirement.released or self.holdings or self.storing)
+
+    @property
     def usable(self) -> bool:
         return self.said_hello and self.accepting and not self.retiring and not self.link_down and self.death is None
 

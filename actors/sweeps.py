@@ -1,0 +1,54 @@
+"""What a claimer looks for in the database from time to time, beside its rounds. Each may raise `StoreUnavailable`."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from shiftboss.actors.board import Board
+from shiftboss.actors.outbox import Outbox
+from shiftboss.actors.roster import Roster
+from shiftboss.actors.watching import Watcher
+from shiftboss.events import Event, emit
+from shiftboss.model import Lease
+from shiftboss.store.base import Store
+
+log = logging.getLogger("shiftboss.claimer")
+
+
+class Sweeps:
+    """Cancel requests, tasks that nobody holds, types that nobody knows. They go on during a drain and during a stop."""
+
+    def __init__(self, store: Store, roster: Roster, outbox: Outbox, watcher: Watcher, board: Board) -> None:
+        self._store, self._roster, self._outbox = store, roster, outbox
+        self._watcher, self._board = watcher, board
+
+    def look_for_cancels(self, worker_id: str) -> None:
+        """Stop what somebody wants cancelled."""
+        held = {(holding.claim.task_id, holding.claim.fence): (peer, holding) for peer, holding in self._roster.held()}
+        for lease in self._store.cancel_requests(worker_id) if held else ():
+            if (lease.task_id, lease.fence) in held:
+                self._watcher.cancel(*held[lease.task_id, lease.fence])
+
+    def reconcile(self, worker_id: str) -> None:
+        """Give back what the database says is ours but nobody holds: claims whose reply was lost, or died with a claimer.
+
+        Not before every executor has said what it holds: one that is stuck in C cannot answer.
+        """
+        if self._roster.silent:
+            return
+        owned = self._store.owned(worker_id)
+        self._board.set("claimer_s", time.monotonic())
+        known = self._outbox.leases()
+        known |= {(one.claim.task_id, one.claim.fence) for _peer, one in self._roster.held()}
+        unknown = [Lease(one.task_id, one.fence) for one in owned if (one.task_id, one.fence) not in known]
+        if unknown:
+            message = "ours in the database, held by nobody: given back"
+            emit(log, logging.WARNING, Event.TASK_RELEASED, message, count=len(unknown))
+            self._outbox.release(*unknown)
+
+    def tell_unknown_types(self) -> None:
+        """Warn of pending tasks that no executor here has a handler for."""
+        types = [info.type for info in self._roster.types_of(peer for peer in self._roster if not peer.retiring)]
+        for type_, count in self._store.unknown_types(types).items() if types else ():
+            emit(log, logging.WARNING, Event.TASK_UNKNOWN_TYPE, "no handler here for pending tasks", type=type_, count=count)
