@@ -82,9 +82,7 @@ class JournalHandler(logging.Handler):
 
     def flush(self) -> None:
         """Send what waits, as far as the journal takes it now; never blocks."""
-        with contextlib.ExitStack() as stack:
-            if self.lock is not None:
-                stack.enter_context(self.lock)
+        with self._locked():
             self._catch_up()
 
     @property
@@ -93,22 +91,35 @@ class JournalHandler(logging.Handler):
         return len(self._waiting)
 
     def close(self) -> None:
-        """Send what waits, and wait up to 0.25 s until all is read: journald asks /proc whose lines they are."""
+        """Send what waits, and wait up to 0.25 s until all is read: journald asks /proc whose lines they are.
+
+        What is left then is given up. It can be used on: `basicConfig(force=True)` of user code closes it too.
+        """
         deadline_s = time.monotonic() + _CLOSE_TIMEOUT_S
         pause = threading.Event()
         self.flush()
         while (self._waiting or self._unread()) and time.monotonic() < deadline_s:
             pause.wait(0.002)
             self.flush()
-        if self._waiting or self.dropped:
-            self._fallback.handle(dropped_record(len(self._waiting) + self.dropped))
-        self._socket.close()
+        with self._locked():
+            lost, self.dropped = len(self._waiting) + self.dropped, 0
+            self._waiting.clear()
+            self._waiting_bytes = 0
+        if lost:
+            self._fallback.handle(dropped_record(lost))
         super().close()
+
+    def disconnect(self) -> None:
+        """Close the socket, for good."""
+        self._socket.close()
 
     def after_fork_in_child(self) -> None:
         """What waits is the parent's to send; its thread is not here either."""
         self.dropped = 0
         self._reset()
+
+    def _locked(self) -> contextlib.AbstractContextManager[object]:
+        return self.lock or contextlib.nullcontext()
 
     # ---- with the handler's lock held
 

@@ -73,6 +73,8 @@ def _install(chosen: str, actor: str, background: bool) -> None:
     if not (chosen == "journal" and made_of == _installed.made_of):
         if _installed.handler is not None:
             _installed.handler.close()
+        if isinstance(_installed.handler, JournalHandler):
+            _installed.handler.disconnect()
         _installed.handler, _installed.made_of = _handler(*made_of), made_of
     assert _installed.handler is not None
     logging.getLogger().handlers[:] = [_installed.handler]
@@ -108,6 +110,8 @@ def close_logging() -> None:
     """At the end of a process: write lines that were printed without a newline, and wait up to 0.25 s for the journal."""
     _installed.finish_lines(None)
     logging.shutdown()
+    if _installed.handler is not None:
+        _installed.handler.close()  # logging does not know it any more after a `dictConfig` of user code
 
 
 # ---- beside user code

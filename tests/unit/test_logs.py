@@ -11,11 +11,12 @@ import pty
 import queue
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from logging.handlers import QueueHandler
+from pathlib import Path
 
 import pytest
+from journald_double import Journald
+from log_harness import Captured, capture, restored_logging, standard_error  # noqa: F401  a fixture
 
 from shiftboss.events import Event, emit
 from shiftboss.logs import bind_task, configure_logging, current_task
@@ -26,57 +27,12 @@ log = logging.getLogger("app")
 
 
 @pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level, logging.getLogRecordFactory())
-    yield
-    root.handlers[:], level, factory = before
-    root.setLevel(level)
-    logging.setLogRecordFactory(factory)
-    logging.captureWarnings(False)
-
-
-@contextmanager
-def standard_error(descriptor: int) -> Iterator[None]:
-    saved = os.dup(2)
-    os.dup2(descriptor, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-
-
-class Captured:
-    """Lines written to standard error inside `capture()`."""
-
-    def __init__(self) -> None:
-        self.reading, self.writing = os.pipe()
-
-    def text(self) -> str:
-        os.set_blocking(self.reading, False)
-        parts = []
-        try:
-            while part := os.read(self.reading, 65_536):
-                parts.append(part)
-        except BlockingIOError:
-            pass
-        return b"".join(parts).decode()
-
-
-@contextmanager
-def capture() -> Iterator[Captured]:
-    captured = Captured()
-    try:
-        with standard_error(captured.writing):
-            yield captured
-    finally:
-        os.close(captured.reading)
-        os.close(captured.writing)
+def no_journald(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SHIFTBOSS_JOURNAL_SOCKET", str(tmp_path / "none"))
 
 
 def logged(style: str, level: str = "debug") -> Captured:
-    """One of everything, in one format."""
+    """One of everything, in one format, where there is no journald."""
     with capture() as captured:
         configure_logging(style, level, actor="executor-1")
         with bind_task("0190", "mail:send", 2, "mail"):
@@ -87,12 +43,12 @@ def logged(style: str, level: str = "debug") -> Captured:
             except ValueError:
                 log.exception("caught")
         log.debug("nobody's")
-        captured.written = captured.text()  # type: ignore[attr-defined]
+        captured.written = captured.text()
     return captured
 
 
 def test_json_is_one_object_a_line_with_the_task() -> None:
-    entries = [json.loads(line) for line in logged("json").written.splitlines()]  # type: ignore[attr-defined]
+    entries = [json.loads(line) for line in logged("json").written.splitlines()]
     event, message, error, other = entries
     assert event["ts"].endswith("Z")
     assert (event["level"], event["actor"], event["logger"], event["event"]) == ("warning", "executor-1", "app", "task.failed")
@@ -105,7 +61,7 @@ def test_json_is_one_object_a_line_with_the_task() -> None:
 
 
 def test_journal_lines_have_a_priority_and_stay_one_entry() -> None:
-    lines = logged("journal").written.splitlines()  # type: ignore[attr-defined]
+    lines = logged("journal").written.splitlines()
     assert lines[0] == '<4>executor-1 [mail:send 0190 attempt 2] task.failed error="two words" seconds=1.5'
     assert lines[1] == r"<6>executor-1 [mail:send 0190 attempt 2] app line one\nline two \x1b[2J \u202e task_id=7"
     assert lines[2].startswith(
@@ -116,14 +72,14 @@ def test_journal_lines_have_a_priority_and_stay_one_entry() -> None:
 
 
 def test_text_has_no_colours_off_a_terminal_and_escapes_what_moves_the_cursor() -> None:
-    written = logged("text").written  # type: ignore[attr-defined]
+    written = logged("text").written
     assert "\x1b" not in written
     assert r"line one\nline two \x1b[2J \u202e" in written
     assert "\n    ValueError: first\n    second" in written
 
 
 def test_the_level_is_kept() -> None:
-    assert "nobody's" not in logged("text", "info").written  # type: ignore[attr-defined]
+    assert "nobody's" not in logged("text", "info").written
 
 
 @pytest.mark.parametrize("style", ["text", "json", "journal"])
@@ -134,7 +90,11 @@ def test_a_forged_line_stays_in_its_line(style: str) -> None:
     assert len(text.splitlines()) == 1
 
 
-def test_auto_is_json_for_a_pipe_journal_for_the_journals_and_text_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_json_for_a_pipe_journal_for_the_journals_and_text_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    journald = Journald(tmp_path / "journal")
+    monkeypatch.setenv("SHIFTBOSS_JOURNAL_SOCKET", journald.path)
     with capture() as captured:
         configure_logging(actor="a")
         log.info("x")
@@ -142,6 +102,9 @@ def test_auto_is_json_for_a_pipe_journal_for_the_journals_and_text_on_a_terminal
         status = os.fstat(captured.writing)
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
         configure_logging(actor="a")
+        log.info("x")
+        assert [entry["MESSAGE"] for entry in journald.entries()] == [["a app x"]]
+        journald.close()
         log.info("x")
         assert captured.text() == "<6>a app x\n"
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + 1}")
