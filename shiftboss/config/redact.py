@@ -10,7 +10,7 @@ HIDDEN: Final = "***"
 # Greedy up to the last "@": a password may hold any character. One slash is what `Path` leaves of two.
 _URL_PASSWORD = re.compile(r"(:/{1,2}[^/:]*:).*@", re.DOTALL)
 # Without an "@" in sight what stands in a port's place and is none may be a password whose "@" was forgotten.
-_URL_NO_PORT = re.compile(r"(:/{1,2}(?!\[)[^/\s:]*:)(?!\*\*\*|\d{0,5}(?:[\s,/?#&\"'`)\]};.]|$))[^\s\"']*")
+_URL_NO_PORT = re.compile(r"(:/{1,2}(?!\[)[^/\s:]*:)(?!\*\*\*|\d{0,5}(?:[\s,/?#&\"'`)\]};.]|:\s|$))[^\s\"']*")
 _NAMED_PASSWORD = re.compile(r"(?i)((?:password|passwd|secret|token)\s*=\s*)(?:(\\?['\"]).*?(?:\2|$)|[^&\s']+)")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{1,30}", re.ASCII)
 

@@ -126,6 +126,10 @@ def test_anything_else_is_no_size(text: str) -> None:
         "host=db password=s3cret",
         "host=db password = 's3cret and s3cret' user=a",
         "mysql://app:s3/s3cret?x@db/x",
+        "postgresql://app:s3cret",
+        "postgresql:/app:s3cret/x",
+        "postgresql://app@tenant:s3cret@db/x",
+        'password = "s3cret s3cret"',
     ],
 )
 def test_no_password_is_shown(text: str) -> None:
@@ -133,8 +137,20 @@ def test_no_password_is_shown(text: str) -> None:
     assert "***" in redact(text)
 
 
-def test_text_without_a_password_is_shown_as_it_is() -> None:
-    assert redact("postgresql://app@db:5432/x?sslmode=require") == "postgresql://app@db:5432/x?sslmode=require"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "postgresql://app@db:5432/x?sslmode=require",
+        "postgresql://db:5432",
+        "postgresql://a:1,b:2/x",
+        "postgresql://[::1]:5432/x",
+        "http://127.0.0.1:9090/metrics, and no more",
+        "cannot reach postgresql://db:5432: no route",
+        "sqlite:////var/lib/x:y.db",
+    ],
+)
+def test_text_without_a_password_is_shown_as_it_is(text: str) -> None:
+    assert redact(text) == text
 
 
 # ---- sources

@@ -57,11 +57,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-COMMANDS = ("config show", "config show --json", "config check", "config check --json", "status", "db check", "tasks list")
+CONFIG_COMMANDS = ("config show", "config show --json", "config check", "config check --json")
+DATABASE_COMMANDS = ("status", "db check", "tasks list")
 
 
-def command_lines(config: str) -> Iterator[list[str]]:
-    yield from ([*command.split(), "--config", config] for command in COMMANDS)
+def command_lines(config: str, commands: tuple[str, ...] = CONFIG_COMMANDS) -> Iterator[list[str]]:
+    yield from ([*command.split(), "--config", config] for command in commands)
 
 
 def check(capfd: pytest.CaptureFixture[str], arguments: list[str]) -> str:
@@ -96,7 +97,16 @@ def test_no_command_prints_the_password(
         case "option":
             more = ["--set", f"database_url={url}"]
     for arguments in command_lines("plain.toml"):
-        assert check(capfd, [*arguments, *(more if arguments[0] == "config" or arguments[0] == "status" else [])])
+        assert check(capfd, [*arguments, *more])
+
+
+@pytest.mark.parametrize("url", URLS.values(), ids=URLS)
+def test_no_command_that_opens_the_database_prints_the_password(
+    url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    for arguments in command_lines("plain.toml", DATABASE_COMMANDS):
+        assert check(capfd, arguments)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +130,7 @@ def test_no_command_prints_the_password(
 )
 def test_no_mistake_in_a_file_prints_the_password(text: str, capfd: pytest.CaptureFixture[str]) -> None:
     Path("bad.toml").write_text(f"{text}\n")
-    for arguments in command_lines("bad.toml"):
+    for arguments in command_lines("bad.toml", (*CONFIG_COMMANDS, "status")):
         assert check(capfd, arguments).count("shiftboss: ") >= 1
     check(capfd, ["config", "diff", "bad.toml", "plain.toml"])
     check(capfd, ["config", "diff", "plain.toml", "bad.toml", "--json"])
@@ -130,7 +140,7 @@ def test_no_mistake_in_a_file_prints_the_password(text: str, capfd: pytest.Captu
 def test_a_url_in_the_wrong_place_is_not_repeated(
     url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if "://" not in url or "@" not in url:
+    if "://" not in url:
         pytest.skip("nobody could tell that it is a URL")
     check(capfd, ["config", "show", "--config", url])
     check(capfd, ["config", "show", "--env", url])
@@ -150,10 +160,8 @@ def test_diff_of_two_passwords_prints_neither(capfd: pytest.CaptureFixture[str])
     assert "127.0.0.1" in check(capfd, ["config", "diff", "a.toml", "b.toml", "--json"])
 
 
-@pytest.mark.parametrize(
-    ("name", "code"), [("right", 75), ("in the query", 75), ("wrong option", None), ("not encoded", 78), ("with an at", 78)]
-)
-def test_a_service_without_its_database_logs_no_password(name: str, code: int | None, folder: Path) -> None:
+@pytest.mark.parametrize("name", ["right", "in the query", "wrong option", "not encoded", "with an at"])
+def test_a_service_without_its_database_logs_no_password(name: str, folder: Path) -> None:
     variables = {
         "DATABASE_URL": URLS[name],
         "DEBUG": "1",
@@ -171,6 +179,6 @@ def test_a_service_without_its_database_logs_no_password(name: str, code: int | 
         timeout=60,
         text=True,
     )
-    assert done.returncode == code if code else done.returncode, done.stdout
-    assert done.stdout
+    assert done.returncode in (70, 75, 78), done.stdout
+    assert "127.0.0.1" in done.stdout or "***" in done.stdout or "cannot be read" in done.stdout
     assert MARK not in done.stdout.lower()
