@@ -54,7 +54,10 @@ TEMPLATES: Final[Mapping[str, Template]] = {
     "production": Template(
         "Shiftboss on one machine with PostgreSQL, one worker. For several see high-availability.toml.",
         Settings(environment="production", database_url="postgresql://shiftboss@localhost:5432/shiftboss"),
-        {"database_url": _PASSWORD_NOTE, "shutdown_timeout": "Give the systemd unit a longer TimeoutStopSec."},
+        {
+            "database_url": _PASSWORD_NOTE,
+            "shutdown_timeout": "The unit's TimeoutStopSec may be shorter: systemd is asked for more time while it drains.",
+        },
     ),
     "high-availability": Template(
         "Shiftboss on several machines: each runs this file against one PostgreSQL that fails over.",
