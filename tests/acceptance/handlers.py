@@ -6,8 +6,10 @@ import asyncio
 import ctypes
 import logging
 import os
+import signal
 import threading
 import time
+from typing import Any
 
 from shiftboss import Attempt, Constant, Snooze, task
 
@@ -137,3 +139,38 @@ def timed(attempt: Attempt, sent_s: float) -> None:
     file = os.open(os.environ["LEDGER"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(file, f"T {attempt.task_id} {late_s:.6f}\n".encode())
     os.close(file)
+
+
+@task(type="spin", max_attempts=3)
+def spin(attempt: Attempt, seconds: float) -> None:
+    """Busy in C with the GIL held, as a bad extension is."""
+    note("S", attempt)
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+    note("E", attempt)
+
+
+@task(type="surroundings")
+def surroundings() -> dict[str, Any]:
+    """What a handler's own subprocesses would inherit, and whether one can be ended."""
+    import subprocess
+
+    child = subprocess.Popen(["sleep", "300"])
+    child.terminate()
+    return {
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "ignored_in_child": subprocess.run(
+            ["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True
+        ).stdout.split()[1],
+        "terminated": child.wait(10),
+        "for_systemd": sorted(name for name in os.environ if name.startswith(("NOTIFY_", "WATCHDOG_", "LISTEN_"))),
+    }
+
+
+@task(type="daemon", max_attempts=1)
+def daemon(file: str) -> None:
+    """Leaves a daemon behind: its own session, all descriptors inherited."""
+    import subprocess
+
+    child = subprocess.Popen(["sleep", "300"], start_new_session=True, close_fds=False)
+    with open(file, "w") as out:
+        out.write(str(child.pid))
