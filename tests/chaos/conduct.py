@@ -1,0 +1,93 @@
+"""Carries out a schedule: each fault in a thread of its own, from its start to its stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+from tests.chaos.injectors.base import Injector, NoTarget
+from tests.chaos.schedule import Fault, Schedule
+from tests.chaos.world import World
+
+THREADS: Final = 48
+ENDS_WITHIN_S: Final = 120.0
+
+
+class Result(StrEnum):
+    """What became of a fault."""
+
+    DONE = "done"
+    SKIPPED = "skipped"  # there was nothing to act on
+    BROKEN = "broken"  # the harness itself failed, or found something wrong while it acted
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault, as it went. Seconds of the round; `late_s`: how much later than planned it began."""
+
+    fault: Fault
+    result: Result
+    began_s: float
+    ended_s: float
+    late_s: float
+    text: str = ""
+
+
+class Conductor:
+    """Runs the faults of one schedule on one world."""
+
+    def __init__(self, world: World, injectors: Iterable[Injector]) -> None:
+        self._world = world
+        self._injectors = {injector.kind: injector for injector in injectors}
+        self._enough = threading.Event()
+
+    def run(self, schedule: Schedule) -> list[Report]:
+        """Until the last fault has ended; stops early, but not in the middle of a fault, when one is broken."""
+        began_s = time.monotonic()
+        futures: list[Future[Report]] = []
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="fault") as pool:
+            for fault in schedule.faults:
+                if self._enough.wait(max(0.0, began_s + fault.at_s - time.monotonic())):
+                    break
+                futures.append(pool.submit(self._one, fault, began_s))
+            return [future.result(ENDS_WITHIN_S) for future in futures]
+
+    def _one(self, fault: Fault, round_began_s: float) -> Report:
+        began_s = time.monotonic()
+        result, text = self._act(fault)
+        if result is Result.BROKEN:
+            self._enough.set()
+        ended_s = time.monotonic()
+        return Report(
+            fault=fault,
+            result=result,
+            text=text,
+            began_s=began_s - round_began_s,
+            ended_s=ended_s - round_began_s,
+            late_s=began_s - round_began_s - fault.at_s,
+        )
+
+    def _act(self, fault: Fault) -> tuple[Result, str]:
+        injector = self._injectors[fault.kind]
+        result, text = Result.DONE, ""
+        try:
+            injector.start(self._world, fault)
+            if fault.for_s:
+                threading.Event().wait(fault.for_s)
+        except NoTarget as why:
+            result, text = Result.SKIPPED, str(why)
+        except Exception:  # noqa: BLE001  an injector's own failure fails the run, with its traceback
+            result, text = Result.BROKEN, traceback.format_exc()
+        try:
+            injector.stop(self._world, fault)
+        except NoTarget:
+            pass
+        except Exception:  # noqa: BLE001  see above
+            result, text = Result.BROKEN, text + traceback.format_exc()
+        return result, text

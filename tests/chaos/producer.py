@@ -1,0 +1,90 @@
+"""The application's side: enqueues the workload, and notes in the ledger what it tried and what it was told."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Final
+
+from shiftboss.errors import StoreUnavailable
+from shiftboss.store.base import Store
+from shiftboss.store.open import open_store
+from tests.chaos import workload
+from tests.chaos.ledger import Book
+
+BATCHES: Final = (1, 1, 1, 10, 50, 100, 200)
+REMEMBERED: Final = 5_000
+
+
+class Producer:
+    """Enqueues tasks until `count` are acknowledged, spread over the time that the faults take.
+
+    Attributes:
+        acknowledged: how many so far.
+        recent: ids that were acknowledged lately, for operators to act on.
+    """
+
+    def __init__(self, url: str, ledger_folder: Path, count: int, seed: int) -> None:
+        self.count = count
+        self.acknowledged = 0
+        self.unknown = 0
+        self.recent: deque[str] = deque(maxlen=REMEMBERED)
+        self.error: BaseException | None = None
+        self._url = url
+        self._book = Book(ledger_folder, "producer")
+        self._rng = random.Random(seed)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self, over_s: float) -> None:
+        """Begin; the rate is such that `over_s` seconds would do, if nothing were in the way."""
+        self._thread = threading.Thread(target=self._run, args=(self.count / max(over_s, 0.1),), name="producer", daemon=True)
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Until all are acknowledged.
+
+        Raises:
+            AssertionError: not within `timeout_s`, or the producer failed.
+        """
+        assert self._thread is not None
+        self._thread.join(timeout_s)
+        if self.error is not None:
+            raise AssertionError("the producer failed") from self.error
+        assert not self._thread.is_alive(), f"only {self.acknowledged} of {self.count} tasks could be enqueued in time"
+
+    def _run(self, per_s: float) -> None:
+        began_s, pause = time.monotonic(), threading.Event()
+        try:
+            store = open_store(self._url, application_name="chaos producer")
+            while self.acknowledged < self.count:
+                size = min(self._rng.choice(BATCHES), self.count - self.acknowledged)
+                ahead_s = self.acknowledged / per_s - (time.monotonic() - began_s)
+                if ahead_s > 0:
+                    pause.wait(min(ahead_s, 1.0))
+                if not self.send(store, size):
+                    pause.wait(0.1)
+            store.close()
+        except BaseException as error:  # noqa: BLE001  it is told by join()
+            self.error = error
+
+    def send(self, store: Store, size: int) -> bool:
+        """Enqueue so many in one statement, from any thread with a store of its own; False: the outcome is unknown."""
+        with self._lock:
+            tasks = [one.new for one in workload.draw(self._rng, size)]
+        self._book.write("".join(f"T {one.id}\n" for one in tasks))
+        try:
+            done = store.enqueue(tasks)
+        except StoreUnavailable:
+            self.unknown += size
+            return False
+        stored = [one.id for one, asked in zip(done, tasks, strict=True) if not one.existing and one.id == asked.id]
+        refused = {one.id for one in tasks} - set(stored)
+        self._book.write("".join([f"A {one}\n" for one in stored] + [f"X {one}\n" for one in refused]))
+        with self._lock:
+            self.acknowledged += len(stored)
+            self.recent.extend(stored)
+        return True

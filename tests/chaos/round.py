@@ -1,0 +1,116 @@
+"""One round: a fresh world, its faults, its end, and the questions."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.chaos import injectors, invariants, ledger, logs, rows
+from tests.chaos.conduct import Conductor, Report, Result
+from tests.chaos.invariants import Evidence
+from tests.chaos.schedule import Schedule
+from tests.chaos.world import SETTINGS, World
+
+STUCK_AFTER_S: Final = 5.0  # beyond lease and polls, on a busy machine
+DRAIN_LIMIT_S: Final = 300.0
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a round came to.
+
+    Attributes:
+        violations: check -> sentences; only those that found something.
+        kinds: kind -> result -> how often.
+        exercised: transition or verdict -> how often.
+    """
+
+    seed: int
+    database: str
+    tasks: int
+    unknown: int
+    executions: int
+    seconds: float
+    drain_s: float
+    violations: dict[str, list[str]]
+    kinds: dict[str, dict[str, int]]
+    exercised: dict[str, int]
+
+    @property
+    def good(self) -> bool:
+        return not self.violations
+
+
+def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
+    """Carry out this schedule in `folder`, which must not exist; everything that it leaves stays there."""
+    began_s = time.monotonic()
+    with World(schedule.facts, folder, tasks=tasks, seed=schedule.seed) as world:
+        schedule.save(folder / "schedule.json")
+        world.producer.start(schedule.duration_s)
+        reports = Conductor(world, injectors.ALL).run(schedule)
+        world.settle()
+        world.producer.join(DRAIN_LIMIT_S)
+        drain_s = drain(world)
+        world.stop_services()
+        evidence = collect(world)
+        found = invariants.check(evidence)
+        found["as it ran"] = world.findings
+        found["secrets"] = _leaks(world)
+    found["harness"] = [
+        f"fault {one.fault.number} {one.fault.kind}: {one.text}" for one in reports if one.result is Result.BROKEN
+    ]
+    (folder / "faults.json").write_bytes(msgspec.json.format(msgspec.json.encode(reports), indent=1))
+    return Outcome(
+        seed=schedule.seed,
+        database=schedule.facts.database,
+        tasks=len(evidence.ledger.acknowledged),
+        unknown=world.producer.unknown,
+        executions=len(evidence.ledger.starts),
+        seconds=time.monotonic() - began_s,
+        drain_s=drain_s,
+        violations={name: sentences for name, sentences in found.items() if sentences},
+        kinds=_by_kind(reports),
+        exercised=dict(invariants.exercised(evidence)),
+    )
+
+
+def drain(world: World) -> float:
+    """Until every task has ended, or until nothing has moved for longer than it may; seconds."""
+    began_s = moved_s = time.monotonic()
+    limit_s = world.facts.lease_s + 2 * SETTINGS["claim_interval_s"] + STUCK_AFTER_S
+    left, pause = rows.unfinished(world.direct_url), threading.Event()
+    while left and time.monotonic() - moved_s < limit_s and time.monotonic() - began_s < DRAIN_LIMIT_S:
+        pause.wait(0.1)
+        now_left = rows.unfinished(world.direct_url)
+        if now_left < left:
+            left, moved_s = now_left, time.monotonic()
+    return time.monotonic() - began_s
+
+
+def collect(world: World) -> Evidence:
+    """Everything that the round has left behind."""
+    verdicts, terms = [], []
+    for service in world.services.values():
+        for file in service.logs:
+            some, elections = invariants.verdicts_of(logs.read(file))
+            verdicts += some
+            terms += elections
+    return Evidence(rows=rows.read(world.direct_url), ledger=ledger.read(world.ledger_folder), verdicts=verdicts, terms=terms)
+
+
+def _leaks(world: World) -> list[str]:
+    canary = world.canary.encode()
+    files = [file for service in world.services.values() for file in service.logs]
+    return [f"the database's password stands in {file}" for file in files if canary in file.read_bytes()]
+
+
+def _by_kind(reports: list[Report]) -> dict[str, dict[str, int]]:
+    counts = Counter((one.fault.kind, one.result.value) for one in reports)
+    kinds: dict[str, dict[str, int]] = {}
+    for (kind, result), n in sorted(counts.items()):
+        kinds.setdefault(kind, {})[result] = n
+    return kinds

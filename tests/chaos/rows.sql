@@ -1,0 +1,24 @@
+-- name: tasks
+SELECT CAST(id AS text), type, status, attempts, max_attempts, fence, refunds, worker_id, unique_key, last_error FROM tasks;
+
+-- name: history
+SELECT CAST(id AS text), type, status, attempts, max_attempts, fence, worker_id, unique_key, CAST(result AS text) FROM task_history;
+
+-- name: attempts
+SELECT CAST(task_id AS text), fence, attempt, outcome, worker_id, error FROM task_attempts;
+
+-- name: workers
+SELECT id FROM workers;
+
+-- name: leader
+SELECT worker_id, term FROM leader;
+
+-- name: departures
+SELECT type, sum(n) FROM departures GROUP BY type;
+
+-- name: unfinished
+SELECT count(*) FROM tasks WHERE status IN ('pending', 'claimed', 'running');
+
+-- name: open_transactions
+SELECT application_name || ' ' || state || ' ' || left(query, 80) FROM pg_stat_activity
+WHERE application_name LIKE 'shiftboss %' AND datname = current_database();

@@ -1,0 +1,190 @@
+"""One round's world: a fresh database, services on it, producers, the ledger; all of it ended and removed by whoever made it."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from shiftboss import commands
+from shiftboss.store.base import Store
+from shiftboss.store.open import open_store
+from tests.chaos.injectors.base import NoTarget
+from tests.chaos.ledger import Book
+from tests.chaos.producer import Producer
+from tests.chaos.schedule import Facts
+from tests.chaos.service import Service
+from tests.pg_cluster import PgCluster
+
+LOOK_EVERY_S: Final = 0.1
+SETTINGS: Final[dict[str, Any]] = {
+    "imports": ("tests.chaos.workload",),
+    "distributed_mode": True,
+    "worker_pool_size": 16,
+    "executors": 2,
+    "heartbeat_interval_s": 0.5,
+    "claim_interval_s": 0.2,
+    "shutdown_timeout_s": 2.0,
+    "cancel_grace_s": 0.5,
+    "ping_interval_s": 1.0,
+    "ping_timeout_s": 6.0,
+    "restart_backoff_s": 0.02,
+    "restart_backoff_max_s": 0.2,
+    "max_restarts": 100_000,
+    "log_level": "info",
+}
+
+
+class Mark:
+    """Something that happened to the world, for the recovery times. Monotonic seconds."""
+
+    __slots__ = ("at_s", "name", "note")
+
+    def __init__(self, name: str, at_s: float, note: str) -> None:
+        self.name, self.at_s, self.note = name, at_s, note
+
+
+class World:
+    """A database and services that work on it.
+
+    Attributes:
+        url: of the database as the services use it; has a password, which must show nowhere.
+        direct_url: as the harness uses it, past any proxy.
+        database_gate: held by a fault that takes the whole database away.
+        findings: what broke a promise while it ran, each a sentence.
+    """
+
+    def __init__(self, facts: Facts, folder: Path, *, tasks: int, seed: int) -> None:
+        self.facts = facts
+        self.folder = folder
+        self.ledger_folder = folder / "ledger"
+        self.url = self.direct_url = ""
+        self.canary = f"canary{secrets.token_hex(6)}"
+        self.cluster: PgCluster | None = None
+        self.database_gate = threading.RLock()
+        self.services: dict[str, Service] = {}
+        self.findings: list[str] = []
+        self.marks: list[Mark] = []
+        self.began_s = 0.0
+        self._seed, self._tasks = seed, tasks
+        self._exits = contextlib.ExitStack()
+        self._over = threading.Event()
+
+    # ---- life
+
+    def __enter__(self) -> Self:
+        try:
+            self.folder.mkdir(parents=True)
+            self.ledger_folder.mkdir()
+            self._make_database()
+            self.operators = Book(self.ledger_folder, "operator")
+            self.producer = Producer(self.direct_url, self.ledger_folder, self._tasks, self._seed)
+            for name in self.facts.services:
+                service = Service(name, self.folder, self.url, self._settings())
+                self.services[name] = service
+                self._exits.callback(service.destroy)
+                service.launch()
+            for service in self.services.values():
+                assert service.wait_ready(), f"{service.name} ended at its start: {service.logs[-1].read_text()[-3000:]}"
+        except BaseException:
+            self.__exit__()
+            raise
+        self.began_s = time.monotonic()
+        self._watcher = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._exits.close()
+
+    def _settings(self) -> dict[str, Any]:
+        return {**SETTINGS, "worker_timeout_s": self.facts.lease_s, "leader_term_s": self.facts.term_s}
+
+    def _make_database(self) -> None:
+        if self.facts.database == "sqlite":
+            self.url = self.direct_url = f"sqlite:///{self.folder}/chaos.db"
+        else:
+            self.cluster = self._exits.enter_context(PgCluster(max_connections="60"))
+            self.cluster.create_database("chaos")
+            self.direct_url = self.cluster.dsn("chaos", tcp=True)
+            self.url = self.direct_url.replace("@", f":{self.canary}@", 1)
+        with self.store() as store:
+            store.migrate()
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        """A store of the harness's own, for this block."""
+        store = open_store(self.direct_url, application_name="chaos harness")
+        try:
+            yield store
+        finally:
+            store.close()
+
+    # ---- services
+
+    def service(self, name: str) -> Service:
+        return self.services[name]
+
+    def find(self, finding: str) -> None:
+        """Note that a promise was broken."""
+        self.findings.append(f"{time.monotonic() - self.began_s:.1f} s: {finding}")
+
+    def mark(self, name: str, note: str = "") -> float:
+        """Note a moment; returns it."""
+        now_s = time.monotonic()
+        self.marks.append(Mark(name, now_s, note))
+        return now_s
+
+    def _watch(self) -> None:
+        """As systemd does with Restart=always: a service that has ended is started again."""
+        while not self._over.wait(LOOK_EVERY_S):
+            for service in self.services.values():
+                if service.is_up or not service.gate.acquire(blocking=False):
+                    continue
+                try:
+                    if not service.is_up and not self._over.is_set():
+                        self._revive(service)
+                finally:
+                    service.gate.release()
+
+    def _revive(self, service: Service) -> None:
+        worker = service.worker
+        if worker is not None and service.expected is None:
+            self.find(f"{service.name} ended by itself with {worker.process.returncode}; see {worker.log_file}")
+        service.destroy()
+        service.launch()
+
+    # ---- the end of a round
+
+    def settle(self) -> None:
+        """All faults are over: everybody is awake and works."""
+        for service in self.services.values():
+            with service.held(60.0):
+                if not service.is_up:
+                    self._revive(service)
+                service.wait_ready()
+            with contextlib.suppress(NoTarget):
+                service.ask(commands.Resume())
+        self.mark("settled")
+
+    def stop_services(self) -> None:
+        """End every service as an operator would: exit code 0, in time, nothing left."""
+        self._over.set()
+        self._watcher.join(90)
+        limit_s = SETTINGS["shutdown_timeout_s"] + SETTINGS["cancel_grace_s"] + 5.0
+        for service in self.services.values():
+            with service.held(60.0):
+                worker, began_s = service.present(), time.monotonic()
+                service.expected = "stopped"
+                code = worker.stop(timeout_s=limit_s + 30.0)
+                took_s = time.monotonic() - began_s
+                if code:
+                    self.find(f"{service.name} ended with {code} when it was asked to stop; see {worker.log_file}")
+                if took_s > limit_s:
+                    self.find(f"{service.name} took {took_s:.1f} s to stop, more than {limit_s:g} s; see {worker.log_file}")
+                self.mark("stopped", f"{took_s:.3f}")
