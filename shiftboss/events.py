@@ -16,6 +16,7 @@ class Event(StrEnum):
     """`noun.verb`, one a line of log; each has its line in docs/reference/events.md."""
 
     SERVICE_STARTING = "service.starting"
+    SERVICE_WRAPPED = "service.wrapped"
     SERVICE_READY = "service.ready"
     SERVICE_STOPPING = "service.stopping"
     SERVICE_STOPPED = "service.stopped"
@@ -25,6 +26,7 @@ class Event(StrEnum):
     SERVICE_RELOAD_FINISHED = "service.reload_finished"
     SERVICE_RELOAD_FAILED = "service.reload_failed"
     SERVICE_SCALED = "service.scaled"
+    OPERATION_FAILED = "operation.failed"
     COMMAND_RECEIVED = "command.received"
     COMMAND_REFUSED = "command.refused"
     CONTROL_UNAVAILABLE = "control.unavailable"

@@ -82,6 +82,11 @@ class Operations:
             asker.done(ok, text, code=code)
         self.proceed()
 
+    def release(self) -> list[Asker]:
+        """The present one ends, and those who asked wait for something else: they are the caller's, as is `proceed`."""
+        ended, self._current = self._current, None
+        return ended.askers if ended is not None else []
+
     def abort(self, why: str) -> None:
         """None of them will come to an end."""
         aborted = [*([self._current] if self._current is not None else []), *self._waiting]

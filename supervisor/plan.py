@@ -87,7 +87,7 @@ def after_end(
     history = history.record_restart(now_s)
     if not ended.was_ready:
         history = history.record_boot_failure()
-    if spec.rolling and history.ever_ready and history.budget.exhausted:
+    if spec.rolling and service_ready and history.ever_ready and history.budget.exhausted:
         return Pause(len(history.budget.restarts)), history
     given_up = _reason_to_give_up(spec, ended, history, service_ready)
     if given_up is None:

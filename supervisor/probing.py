@@ -77,12 +77,24 @@ class Probing:
             self._start(child)
         self._quiet.release(POOL, f"{group} runs again")
 
+    def abort(self) -> None:
+        """The service stops: nothing is tried any more, and nobody is told to claim again."""
+        self._group = None
+        self._timers.cancel("", "probe")
+
     def _probe(self) -> None:
         self._timers.set("", "probe", self.settings.probe_interval_s, self._probe)
         probe = next(iter(self._waiting()), None)
         if probe is not None:
             emit(self._log, logging.INFO, Event.POOL_PROBED, actor=probe.name)
             self._start(probe)
+        elif (ready := self._ready()) is not None:
+            self.resume(ready.name)  # those that kept crashing have been scaled away
+
+    def _ready(self) -> Child | None:
+        """One that runs, and has done so for long enough."""
+        stable = (c for c in self._tree.rolling if c.spec.group == self._group and c.ready)
+        return next((child for child in stable if not self._timers.is_set(child.name, "stable")), None)
 
     def _waiting(self, group: str | None = None) -> list[Child]:
         wanted = group or self._group

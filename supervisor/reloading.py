@@ -79,7 +79,7 @@ class Reloading:
         self._settings = reloadable.settings if reloadable is not None else b""
         self._check: Child | None = None
         self._heard: control.Checked | None = None
-        self._awaited: set[str] = set()
+        self._awaited: dict[str, int] = {}  # who is replaced, and the incarnation that was told to leave
         self._trouble: list[str] = []
         self._blueprint: Blueprint | None = None
         self._began_s = 0.0
@@ -97,7 +97,7 @@ class Reloading:
             self._fail("this service was started without a configuration that could be read again")
             return
         self._operations.progress("checking the configuration and the code")
-        self._check = self._tree.add(self._reloadable.check)
+        self._check = self._tree.add(self._reloadable.check, held_back=True)
         self._start(self._check)
 
     # ---- the check
@@ -111,7 +111,11 @@ class Reloading:
             return
         self._heard = checked
         self._timers.cancel(child.name, "start")
-        self._timers.set(child.name, "linger", _LINGER_S, lambda: self._tree.kill(child, "its work is done"))
+        self._timers.set(child.name, "linger", _LINGER_S, lambda: self._end_check(child))
+
+    def _end_check(self, child: Child) -> None:
+        child.planned = True
+        self._tree.kill(child, "its work is done")
 
     def check_ended(self, child: Child, how: str) -> None:
         """The check's process is gone, so what it has said is all there is."""
@@ -151,15 +155,15 @@ class Reloading:
         assert self._reloadable is not None
         self._settings = self._blueprint.settings
         self._reloadable.applied(self._settings)
-        self._apply(self._blueprint)
         self._tell_the_others(self._blueprint)
         for old in olds:
             self._rolling.retire(old, "reload", self._blueprint.supervisor)
+        self._apply(self._blueprint)  # may start what waits: by now the new ones only
         self._finish_if_settled()
 
     def _tell_the_others(self, blueprint: Blueprint) -> None:
         """New settings to those that take them while they run; the others leave and are started again with them."""
-        self._awaited, self._trouble = set(), []
+        self._awaited, self._trouble = {}, []
         for spec in blueprint.specs:
             child = self._tree.children.get(spec.name)
             if spec.rolling or child is None:
@@ -172,21 +176,21 @@ class Reloading:
 
     def _replace(self, child: Child) -> None:
         emit(self._log, logging.INFO, Event.ACTOR_REPLACED, actor=child.name, reason="reload")
-        self._awaited.add(child.name)
+        self._awaited[child.name] = child.incarnation
         child.planned = True
         self._tree.tell(child, control.Leave())
         self._timers.set(child.name, "leave", child.spec.shutdown_s, lambda: self._tree.kill(child, "reload"))
 
     def ready(self, child: Child) -> None:
-        """A child is ready, perhaps one that was replaced."""
-        if child.name in self._awaited:
-            self._awaited.discard(child.name)
+        """A child is ready, perhaps the successor of one that was replaced."""
+        if self._awaited.get(child.name, child.incarnation) != child.incarnation:
+            del self._awaited[child.name]
             self._finish_if_settled()
 
     def boot_failed(self, child: Child, how: str) -> None:
         """A child has ended before it was ready, perhaps one that was replaced."""
         if child.name in self._awaited:
-            self._awaited.discard(child.name)
+            del self._awaited[child.name]
             self._trouble.append(f"{child.name} ended {how} before it was ready with its new settings, and is tried again")
             self._finish_if_settled()
 

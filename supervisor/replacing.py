@@ -39,6 +39,7 @@ class Replacing:
         self._tree, self._timers, self.settings, self._log = tree, timers, settings, log
         self._rolling, self._operations, self._changed = rolling, operations, changed
         self._tired: set[str] = set()
+        self._shrinking: list[Asker] = []  # who waits until those that are too many have gone
 
     # ---- one by one
 
@@ -58,7 +59,7 @@ class Replacing:
 
         def launched(successors: Sequence[Child], why: str | None) -> None:
             if why is not None:
-                self._operations.finish(False, f"{position - 1} of {len(olds)} replaced, the others go on as they were: {why}")
+                self._fail("restart", f"{position - 1} of {len(olds)} replaced, the others go on as they were: {why}")
                 return
             self._exchange(old, successors, "restart")
             self._operations.progress(f"{position} of {len(olds)} replaced")
@@ -79,18 +80,19 @@ class Replacing:
         """A rolling child asks to be replaced; one of another kind has no successor to start beside it."""
         if child.spec.rolling and not self._rolling.owns(child) and child.name not in self._tired:
             self._tired.add(child.name)
-            self._operations.ask(Operation(lambda: self._relieve(child, reason), "", [Nobody()]))
+            incarnation = child.incarnation
+            self._operations.ask(Operation(lambda: self._relieve(child, incarnation, reason), "", [Nobody()]))
 
-    def _relieve(self, child: Child, reason: str) -> None:
+    def _relieve(self, child: Child, incarnation: int, reason: str) -> None:
         self._tired.discard(child.name)
-        if child not in self._tree.rolling or not child.ready:
+        if child not in self._tree.rolling or not child.ready or child.incarnation != incarnation:
             self._operations.finish(True, "has ended meanwhile")
             return
 
         def launched(successors: Sequence[Child], why: str | None) -> None:
             if why is None:
                 self._exchange(child, successors, reason)
-            else:
+            elif child.incarnation == incarnation:
                 self._timers.set(child.name, "tired", TRY_AGAIN_S, lambda: self.tired(child, reason))
             self._operations.finish(why is None, why or reason)
 
@@ -103,49 +105,70 @@ class Replacing:
         if not 1 <= wanted <= MAX_ROLLING:
             asker.done(False, f"{wanted} executors: must be from 1 to {MAX_ROLLING}", code=64)
             return
-        self._operations.ask(Operation(lambda: self._scale(wanted, asker), "", []))
+        self._operations.ask(Operation(lambda: self._scale(wanted), "", [asker]))
 
     def scale_by(self, step: int) -> None:
-        """One more or one fewer than there are when its turn comes, but at least one."""
-        self._operations.ask(Operation(lambda: self._scale(max(1, len(self._tree.rolling) + step), Nobody()), "", []))
+        """One more or one fewer than there are when its turn comes, within the limits."""
+        self._operations.ask(Operation(lambda: self._scale(self._within_limits(len(self._tree.rolling) + step)), "", [Nobody()]))
 
-    def _scale(self, wanted: int, asker: Asker) -> None:
-        present = self._tree.rolling
+    def _within_limits(self, wanted: int) -> int:
+        return min(max(1, wanted), MAX_ROLLING)
+
+    def _scale(self, wanted: int) -> None:
+        present = len(self._tree.rolling)
         if not present:
-            asker.done(False, "nothing here can be scaled", code=64)
-            self._operations.finish(False, "")
+            self._operations.finish(False, "nothing here can be scaled", code=64)
             return
-        emit(self._log, logging.INFO, Event.SERVICE_SCALED, f"from {len(present)} to {wanted}", executors=wanted)
-        if wanted > len(present):
-            self._grow(wanted, asker)
+        if wanted == present:
+            self._operations.finish(True, f"{wanted} already")
             return
-        if wanted == len(present):
-            asker.done(True, f"{wanted} already")
+        emit(self._log, logging.INFO, Event.SERVICE_SCALED, f"from {present} to {wanted}", executors=wanted)
+        if wanted > present:
+            self._grow(wanted)
         else:
-            self._shrink(present[wanted:], wanted, asker)
-        self._operations.finish(True, "")
+            self._shrink(wanted)
 
-    def _grow(self, wanted: int, asker: Asker) -> None:
+    def _grow(self, wanted: int) -> None:
         present = self._tree.rolling
 
         def launched(successors: Sequence[Child], why: str | None) -> None:
-            if why is None:
-                self._rolling.put_into_service(successors)
-                self._changed()
-            asker.done(why is None, why or f"{wanted} in service")
-            self._operations.finish(why is None, "")
+            if why is not None:
+                self._fail("scale", f"still {len(self._tree.rolling)} executors: {why}")
+                return
+            self._rolling.put_into_service(successors)
+            self._changed()
+            self._operations.finish(True, f"{wanted} in service")
 
         self._rolling.launch([present[0].spec] * (wanted - len(present)), launched)
 
-    def _shrink(self, leaving: list[Child], wanted: int, asker: Asker) -> None:
+    def _shrink(self, wanted: int) -> None:
+        """The newest go, but first of all those that are down."""
+        leaving = sorted(self._tree.rolling, key=lambda child: not child.ready)[wanted:]
         left = {child.name for child in leaving}
+        self._operations.progress(f"{', '.join(sorted(left))} finish what they run")
+        askers = self._operations.release()
+        self._shrinking += askers
 
         def gone(name: str) -> None:
             left.discard(name)
-            if not left:
+            for asker in askers if not left else ():
+                self._shrinking.remove(asker)
                 asker.done(True, f"{wanted} in service")
 
-        asker.progress(f"{', '.join(sorted(left))} finish what they run")
         for child in leaving:
             self._rolling.retire(child, "scaled down", self.settings, partial(gone, child.name))
         self._changed()
+        self._operations.proceed()
+
+    # ---- when it does not come to an end
+
+    def _fail(self, operation: str, why: str) -> None:
+        """Also to the log: whoever asked by a signal hears nothing else."""
+        emit(self._log, logging.WARNING, Event.OPERATION_FAILED, f"{operation} failed: {why}", operation=operation, reason=why)
+        self._operations.finish(False, why)
+
+    def abort(self, why: str) -> None:
+        """The service stops, and those who wait for fewer executors have nothing left to wait for."""
+        for asker in self._shrinking:
+            asker.done(False, why)
+        self._shrinking.clear()

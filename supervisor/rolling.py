@@ -123,8 +123,9 @@ class Rolling:
     def introduced(self, peer: Child) -> None:
         """A child runs that may hold work at one that retires, and does not know that it does."""
         for name, retirement in self._retirements.items():
-            if peer.name in retirement.holders:
-                self._tell(peer, self._tree.children[name], retirement.plan)
+            child = self._tree.children[name]
+            if peer.name in retirement.holders and child.running:
+                self._tell(peer, child, retirement.plan)
 
     def _tell(self, peer: Child, child: Child, plan: StopPlan) -> None:
         now_s = self._clock.monotonic_s()

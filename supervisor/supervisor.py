@@ -140,9 +140,19 @@ class Supervisor:
         orphans.adopt_orphans()
         self._tree.selector.register(signals, selectors.EVENT_READ, None)
         emit(self._log, logging.INFO, Event.SERVICE_STARTING, "starting", actors=len(self._tree.children))
+        self._warn_of_wrapper()
         self._commands.open()
         self._status.begin()
         self._start_next()
+
+    def _warn_of_wrapper(self) -> None:
+        wrapper = self._notify.wrapper_pid
+        if wrapper is not None:
+            message = (
+                f"systemd has started process {wrapper}, which started this one: it will refuse to hear from us that the service "
+                "is ready, and end it at TimeoutStartSec. Name shiftboss in ExecStart=, or `exec` it in the wrapper"
+            )
+            emit(self._log, logging.WARNING, Event.SERVICE_WRAPPED, message, wrapper_pid=wrapper)
 
     # ---- one turn of the loop
 
@@ -272,10 +282,10 @@ class Supervisor:
             child.restarts += 1
         if self._shutdown.begun:
             self._shutdown.after_end(child, ended)
-        elif self._rolling.owns(child):
-            self._rolling.ended(child, child.last_end)
         elif self._reloading.owns(child):
             self._reloading.check_ended(child, child.last_end)
+        elif self._rolling.owns(child):
+            self._rolling.ended(child, child.last_end)
         else:
             self._decide(child, ended, now_s)
             if not ended.was_ready and not ended.planned:
@@ -339,6 +349,8 @@ class Supervisor:
 
     def _take_down(self, exit_code: int, why: str, *, drain: bool) -> None:
         self._operations.abort("the service is stopping")
+        self._replacing.abort("the service is stopping")
+        self._probing.abort()
         self._quiet.stop()
         self._reloading.abort()
         self._shutdown.begin(exit_code, why, drain=drain)

@@ -51,12 +51,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--replace")  # ask for the replacement of this peer's first incarnation
     parser.add_argument("--meddle")  # the same, at once and without a link
     parser.add_argument("--facts", action="store_true")
-    parser.add_argument("--only", default=NAME)  # --boot, --end and --tired are meant for the child of this name alone
+    parser.add_argument("--only", default=NAME)  # --boot and --end are meant for the child of this name alone
     parser.add_argument("--end-until", type=int, default=10**9)  # --end is meant for incarnations up to this one
     parser.add_argument("--release", default="0")  # SECONDS until it answers PeerRetiring, or never
     parser.add_argument("--release-from", type=int, default=1)  # incarnations from this one answer it
     parser.add_argument("--drained")  # SECONDS until it answers Drain; else never
-    parser.add_argument("--tired", type=int, default=0)  # so many times, as soon as the first incarnation is ready
+    parser.add_argument("--tired", action="append", default=[])  # once for each time that it is given with its own name
     parser.add_argument("--leave", default="obey")  # obey, ignore
     parser.add_argument("--no-dump", action="store_true")  # does not answer Dump
     parser.add_argument("--check", type=Path)  # a throw-away child, which does as this file says
@@ -182,7 +182,7 @@ def check(file: Path) -> None:
     """What a check does is the first word of `check` in the file; its settings are the whole file."""
     settings = file.read_bytes()
     what, _, more = json.loads(settings)["check"].partition(":")
-    say("check", what=what)
+    say("check", how=what)
     match what:
         case "ok" | "slow":
             wait(float(more or 0))
@@ -223,7 +223,7 @@ def main() -> None:
         check(options.check)
     boot(options)
     control.send(PARENT, control.Ready())
-    for _ in range(options.tired if (options.only, 1) == (NAME, INCARNATION) else 0):
+    for _ in range(options.tired.count(NAME) if INCARNATION == 1 else 0):
         control.send(PARENT, control.Tired(reason="worn out"))
     if options.meddle:
         control.send(PARENT, control.Replace(peer=options.meddle, incarnation=1, reason="meddling"))

@@ -84,7 +84,12 @@ class Service:
     """
 
     def __init__(
-        self, *specs: dict[str, Any], env: dict[str, str] | None = None, folder: Path | None = None, **settings: Any
+        self,
+        *specs: dict[str, Any],
+        env: dict[str, str] | None = None,
+        folder: Path | None = None,
+        check_timeout_s: float = PATIENCE_S,
+        **settings: Any,
     ) -> None:
         settings = {"restart_backoff_s": 0.05, "shutdown_timeout_s": 5.0, "cancel_grace_s": 1.0, **settings}
         self.specs, self.settings, self.folder = specs, settings, folder
@@ -95,7 +100,7 @@ class Service:
         self._news = threading.Condition()
         self.started_s = time.monotonic()
         self.process = subprocess.Popen(
-            [*PYTHON, SERVICE, json.dumps(specs), json.dumps(settings), *self._operated()],
+            [*PYTHON, SERVICE, json.dumps(specs), json.dumps(settings), *self._operated(check_timeout_s)],
             env={**os.environ, "PYTHONPATH": PYTHON_PATH, **(env or {})},
             stderr=subprocess.PIPE,
             text=True,
@@ -105,12 +110,12 @@ class Service:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def _operated(self) -> tuple[str, str]:
+    def _operated(self, check_timeout_s: float) -> tuple[str, str]:
         """The check as JSON, and the path of the control socket."""
         if self.folder is None:
             return "", ""
         check = child("check", "--check", str(self.folder / "plan"), ping=False, critical=False, restart="temporary")
-        return json.dumps({**check, "start_timeout_s": 1.0}), str(self.control_path)
+        return json.dumps({**check, "start_timeout_s": check_timeout_s}), str(self.control_path)
 
     @property
     def control_path(self) -> Path:
