@@ -14,6 +14,7 @@ class Notifier:
 
     Attributes:
         watchdog_s: the manager wants a sign of life at least this often; None: it wants none (of this process).
+        wrapper_pid: the manager started this process, not us: what we say will be refused under NotifyAccess=main.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -24,6 +25,7 @@ class Notifier:
             self._socket.setblocking(False)
         self._unsent: deque[bytes] = deque()
         self.watchdog_s = _watchdog_s(environ) if self._address else None
+        self.wrapper_pid = _wrapper_pid(environ) if self._address else None
 
     def ready(self, status: str) -> None:
         """Started, or a reload has ended."""
@@ -97,6 +99,12 @@ def _watchdog_s(environ: Mapping[str, str]) -> float | None:
         return None
     interval = environ.get("WATCHDOG_USEC", "")
     return int(interval) / 1e6 if interval.isdigit() and int(interval) > 0 else None
+
+
+def _wrapper_pid(environ: Mapping[str, str]) -> int | None:
+    """systemd says in `$SYSTEMD_EXEC_PID` which process it has started (systemd.exec(5), since 248)."""
+    started = environ.get("SYSTEMD_EXEC_PID", "")
+    return int(started) if started.isdigit() and int(started) != os.getpid() else None
 
 
 def _line(text: str) -> str:

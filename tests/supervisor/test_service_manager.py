@@ -143,3 +143,18 @@ def test_the_watchdog_starves_when_a_core_child_stays_down(manager: Manager) -> 
             while True:
                 manager.receive()
         assert service.process.poll() is None
+
+
+@pytest.mark.parametrize(("started", "wrapper"), [("self", None), ("1", 1), ("", None), ("no number", None)])
+def test_a_wrapper_between_systemd_and_the_service_is_noticed(started: str, wrapper: int | None) -> None:
+    pid = str(os.getpid()) if started == "self" else started
+    notifier = Notifier({"NOTIFY_SOCKET": "/run/notify", "SYSTEMD_EXEC_PID": pid})
+    notifier.close()
+    assert notifier.wrapper_pid == wrapper
+
+
+def test_a_service_behind_a_wrapper_says_what_is_wrong(manager: Manager) -> None:
+    with Service(child("claimer"), env={**manager.env, "SYSTEMD_EXEC_PID": "1"}) as service:
+        line = service.wait_for(event="service.wrapped", wrapper_pid=1)
+        assert "exec" in line["message"]
+        assert service.stop() == 0
