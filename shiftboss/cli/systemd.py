@@ -165,15 +165,19 @@ def _settings(env: str, file: Path | None) -> Settings:
 
 
 def _this_program() -> Path:
-    """The command beside this interpreter, by the name that was used: a link to a release may be changed later.
+    """The command that runs now, by the folder's name that was used: a folder that is a link may lead to another release later.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it was not started as `shiftboss`, and there is none beside this interpreter.
     """
-    program = Path(sys.executable).parent / "shiftboss"
-    if not program.is_file():
-        raise ConfigError(f"there is no {program}: name the command that systemd is to start with --bin")
-    return program
+    started = Path.cwd() / sys.argv[0]
+    if started.name == "shiftboss" and started.is_symlink():  # /usr/local/bin/shiftboss, for convenience
+        started = started.parent / started.readlink()
+    beside = Path(sys.executable).parent / "shiftboss"
+    for program in (started, beside):
+        if program.name == "shiftboss" and program.is_file():
+            return program
+    raise ConfigError(f"there is no {beside}: name the command that systemd is to start with --bin")
 
 
 def _may_overwrite(changed: list[Comparison], yes: bool) -> bool:

@@ -1,6 +1,8 @@
 """Puts this checkout on the machine as a user would: an environment of its own under /opt, units, the user, folders.
 
 Only where the packages come from differs: they are copied from the environment that runs the tests, so no network is needed.
+
+    python -m tests.systemd.install FOLDER      makes the environment
 """
 
 from __future__ import annotations
@@ -41,20 +43,21 @@ def put_on_machine() -> None:
     run("systemctl", "daemon-reload").ok()
 
 
-def install_packages() -> None:
-    """What `python3 -m venv /opt/shiftboss/venv` and `pip install shiftboss` leave behind.
+def install_packages(venv: Path = VENV) -> None:
+    """What `python3 -m venv` and `pip install shiftboss` leave behind.
 
     Raises:
         NotHere: there is no interpreter of this version outside the home folders.
     """
-    subprocess.run([interpreter(), "-m", "venv", "--without-pip", VENV], check=True, capture_output=True)
-    (packages,) = VENV.glob("lib/python3*/site-packages")
+    subprocess.run([interpreter(), "-m", "venv", "--without-pip", venv], check=True, capture_output=True)
+    (packages,) = venv.glob("lib/python3*/site-packages")
     for name in sorted(_requirements("shiftboss") - {"shiftboss"}):
         _copy_distribution(name, packages)
     shutil.copytree(ROOT / "shiftboss", packages / "shiftboss", ignore=shutil.ignore_patterns("__pycache__"))
     _copy_metadata("shiftboss", packages)
-    PROGRAM.write_text(_SCRIPT.format(python=VENV / "bin/python"))
-    PROGRAM.chmod(0o755)
+    program = venv / "bin/shiftboss"
+    program.write_text(_SCRIPT.format(python=venv / "bin/python"))
+    program.chmod(0o755)
 
 
 def interpreter() -> Path:
@@ -112,3 +115,7 @@ def _copy_metadata(name: str, packages: Path) -> None:
     file = next(file for file in metadata.distribution(name).files or () if file.name in ("METADATA", "PKG-INFO"))
     folder = Path(str(metadata.distribution(name).locate_file(file))).parent
     shutil.copytree(folder, packages / folder.name, dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    install_packages(Path(sys.argv[1]))
