@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shiftboss.logs import bind_task, bind_worker
+from shiftboss.logs import bind_task, bind_worker, configure_logging
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +20,7 @@ def restored_logging() -> Iterator[None]:
     streams = sys.stdout, sys.stderr
     yield
     sys.stdout, sys.stderr = streams
+    configure_logging("json", actor="nobody")  # ends what the test has left
     root.handlers[:], level, our_level, factory = before
     root.setLevel(level)
     ours.setLevel(our_level)
