@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _DEFAULT_TIMEOUT_S: Final = 90.0
 _DEFAULT_LIMIT_S: Final = 10.0
 _DEFAULT_BURST: Final = 5.0
 _DEFAULT_RESTART_S: Final = 0.1
+_SHELLS: Final = frozenset({"sh", "bash", "dash", "ksh", "zsh"})
 _HOMES: Final = tuple(map(Path, ("/home", "/root", "/run/user")))
 
 
@@ -142,6 +144,15 @@ def _there(installed: Installed) -> Iterator[str]:
         yield f"WorkingDirectory={folder} is not there, so the service would not start: make it, or say --working-directory"
 
 
+def _shell(installed: Installed) -> Iterator[str]:
+    command = installed.unit.last("ExecStart")
+    if Path(_program(installed.unit)).name in _SHELLS and not re.search(r"\bexec\b", command):
+        yield (
+            f"ExecStart={command}: the shell stays between systemd and the service, so systemd never hears that it is ready and"
+            " ends it after TimeoutStartSec; put exec before shiftboss"
+        )
+
+
 def _configuration(installed: Installed) -> Iterator[str]:
     environment = installed.installation.environment
     if installed.config is None:
@@ -181,6 +192,7 @@ def _database_file(installed: Installed) -> Iterator[str]:
 
 _RULES: Final[tuple[Callable[[Installed], Iterator[str]], ...]] = (
     _there,
+    _shell,
     _user,
     _configuration,
     _homes,

@@ -217,6 +217,15 @@ def test_what_does_not_fit_is_said(machine: Path, line: str, problem: str) -> No
     assert any(problem in one for one in found(machine, f"[Service]\n{line}\n"))
 
 
+def test_a_shell_that_stays_between_is_found(machine: Path) -> None:
+    shell = machine / "bin/bash"
+    shell.parent.mkdir()
+    shell.write_text("")
+    (problem,) = found(machine, "[Service]\nExecStart=\nExecStart=/bin/bash -lc 'shiftboss start'\n")
+    assert "systemd never hears that it is ready" in problem
+    assert found(machine, "[Service]\nExecStart=\nExecStart=/bin/bash -c 'exec shiftboss start'\n") == []
+
+
 def test_times_without_an_end_fit(machine: Path) -> None:
     assert found(machine, "[Service]\nTimeoutStopSec=infinity\nTimeoutStartSec=infinity\nWatchdogSec=0\n") == []
 
