@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -264,6 +265,19 @@ def test_another_user_is_told_whose_service_it_is(folder_mode: int) -> None:
             said = answer.read()
     assert "not allowed" in said
     assert ("root" if folder_mode == 0o700 else "belongs to root") in said
+
+
+def test_a_service_that_takes_nobody_in_is_not_waited_for(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as hung, contextlib.ExitStack() as waiting:
+        hung.bind(str(tmp_path / "c"))
+        hung.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                one.connect(str(tmp_path / "c"))
+        with pytest.raises(NoAnswer, match="takes no commands"):
+            connect(Places("development", (tmp_path / "c",)))
 
 
 def test_an_explicit_socket_needs_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
