@@ -88,13 +88,14 @@ class Probing:
         if probe is not None:
             emit(self._log, logging.INFO, Event.POOL_PROBED, actor=probe.name)
             self._start(probe)
-        elif (ready := self._ready()) is not None:
-            self.resume(ready.name)  # those that kept crashing have been scaled away
+        elif (members := self._members()) and all(map(self._is_stable, members)):
+            self.resume(members[0].name)  # those that kept crashing have been scaled away
 
-    def _ready(self) -> Child | None:
-        """One that runs, and has done so for long enough."""
-        stable = (c for c in self._tree.rolling if c.spec.group == self._group and c.ready)
-        return next((child for child in stable if not self._timers.is_set(child.name, "stable")), None)
+    def _is_stable(self, child: Child) -> bool:
+        return child.ready and not self._timers.is_set(child.name, "stable")
+
+    def _members(self) -> list[Child]:
+        return [child for child in self._tree.rolling if child.spec.group == self._group]
 
     def _waiting(self, group: str | None = None) -> list[Child]:
         wanted = group or self._group

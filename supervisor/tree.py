@@ -162,6 +162,8 @@ class Tree:
                 message, fds = control.receive_in_parent(process.control)
             except BlockingIOError:
                 return
+            except ConnectionResetError:
+                continue  # told once, of an end with words of ours unread; its own last words are still there
             except (OSError, ValueError) as error:  # ValueError: not a message of ours
                 self._hang_up(child, process, f"control link broken: {error}")
                 return

@@ -166,6 +166,13 @@ def test_a_child_that_closes_its_control_link_and_lives_on_is_killed() -> None:
         assert service.seen(event="actor.crashed", actor="claimer", reason="closed its control link", signal="SIGKILL")
 
 
+def test_what_a_child_says_last_is_heard_although_it_has_read_nothing_of_ours() -> None:
+    with Service(child("executor", "--end", "7", ping=False), child("claimer", links=["executor"]), max_restarts=4) as service:
+        assert service.wait_exit() == 70
+        assert len(service.seen(event="actor.ready", actor="executor")) == 5, "its links wait for it when it ends"
+        assert not service.seen(event="actor.boot_failed")
+
+
 def test_a_child_that_talks_nonsense_is_killed() -> None:
     with Service(child("claimer", "--nonsense"), max_restarts=0) as service:
         assert service.wait_exit() == 70
