@@ -277,6 +277,7 @@ class Supervisor:
         log_end(self._log, child, message)
         self._tree.announce_death(child, message)
         child.last_end = how_it_ended(message)
+        self._dumping.ended(child)
         if not child.planned:
             child.streak += 1
             child.restarts += 1
