@@ -243,6 +243,22 @@ def test_while_old_and_new_code_run_side_by_side_each_gets_only_what_it_knows(sc
     assert all(scene.wait_status(task_id, TaskState.COMPLETED).attempts == 1 for task_id in everything)
 
 
+def test_what_only_a_full_executor_knows_is_not_claimed_for_another_one(scene: Scene) -> None:
+    """It would be claimed and given back in circles."""
+    claimer = scene.claimer()
+    old, new = scene.executor(claimer, cells=64), scene.executor(claimer, "executor-2", cells=2)
+    new.hello(slots=1, types=(info(NEW),))
+    tasks = scene.put_many(8, NEW)
+    eventually(lambda: len(new.claims()) == 2, "it is full")
+    old.hello(slots=4, types=(info(OLD),))
+    for _ in range(3):
+        old.start(other := scene.put(OLD))
+        old.finish(other)
+        scene.wait_status(other, TaskState.COMPLETED)
+    waiting = [task_id for task_id in tasks if task_id not in new.claims()]
+    assert waiting and all(scene.view(task_id).fence == 0 for task_id in waiting)
+
+
 def test_a_task_given_back_goes_to_no_executor_that_does_not_know_it(scene: Scene) -> None:
     claimer = scene.claimer()
     old = scene.executor(claimer)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import Execute, Held, Hello, ToClaimer, ToExecutor
-from shiftboss.actors.peers import Peer
+from shiftboss.actors.peers import Peer, share_out
 from shiftboss.actors.table import Table
 from shiftboss.control import PeerDied
-from shiftboss.model import Ended, Outcome
+from shiftboss.model import Ended, Outcome, TypeInfo
 
 CELLS = 8
 
@@ -23,13 +23,13 @@ CELLS = 8
 class Wire:
     """A peer, and what it sends."""
 
-    def __init__(self, slots: int = 2, held: tuple[Held, ...] = (), cells: int = CELLS) -> None:
+    def __init__(self, slots: int = 2, held: tuple[Held, ...] = (), cells: int = CELLS, types: tuple[str, ...] = ()) -> None:
         ours, theirs = socket.socketpair()
         self.arrived: list[object] = []
         self.executor: PeerRef[ToExecutor] = PeerRef(theirs, ToExecutor, self.arrived.append, lambda: None)
         fd = table_memory(cells)
         self.peer = Peer("executor-1", 1, PeerRef(ours, ToClaimer, lambda _message: None, lambda: None), Table(fd))
-        self.unsent = self.peer.greet(Hello(slots, [], held))
+        self.unsent = self.peer.greet(Hello(slots, [TypeInfo(type=name) for name in types], held))
 
     def close(self) -> None:
         self.peer.close()
@@ -179,3 +179,37 @@ def test_no_order_of_news_loses_a_cell(news: list[tuple[str, int]]) -> None:
             made.check()
     finally:
         made.close()
+
+
+# ---- sharing out
+
+
+def shared(types: tuple[tuple[str, ...], ...], claimed: str, slots: int = 1) -> tuple[list[str], str]:
+    """What executors that know these types (letters) get of the claims, and what is left."""
+    wires = [Wire(slots=slots, cells=2 * slots, types=each) for each in types]
+    claims = [claim_of(letter) for letter in claimed]
+    shares, left = share_out(claims, [wire.peer for wire in wires], None)
+    for wire in wires:
+        wire.close()
+    return ["".join(claim.type for claim in share) for share in shares], "".join(claim.type for claim in left)
+
+
+def test_claims_go_only_to_executors_that_know_their_type_whatever_their_order() -> None:
+    for claimed in ("abab", "bbaa", "aabb"):
+        (first, second), left = shared((("a",), ("b",)), claimed, slots=2)
+        assert (first, second, left) == ("aa", "bb", "")
+
+
+def test_what_nobody_has_room_for_is_left() -> None:
+    (first, second), left = shared((("a",), ("b",)), "aaaabz")
+    assert set(first) == {"a"} and second == "b"
+    assert sorted(left) == sorted("a" * (4 - len(first)) + "z")
+
+
+def test_a_type_that_both_know_goes_where_a_slot_is_free() -> None:
+    assert shared((("a", "c"), ("b", "c")), "ac") == (["a", "c"], "")
+
+
+def test_executors_of_the_same_types_share_evenly() -> None:
+    shares, left = shared((("a",), ("a",)), "aaaa", slots=2)
+    assert (shares, left) == (["aa", "aa"], "")
