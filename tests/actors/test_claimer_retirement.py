@@ -246,10 +246,10 @@ def test_while_old_and_new_code_run_side_by_side_each_gets_only_what_it_knows(sc
 def test_what_only_a_full_executor_knows_is_not_claimed_for_another_one(scene: Scene) -> None:
     """It would be claimed and given back in circles."""
     claimer = scene.claimer()
-    old, new = scene.executor(claimer, cells=64), scene.executor(claimer, "executor-2", cells=2)
+    old, new = scene.executor(claimer, cells=64), scene.executor(claimer, "executor-2", cells=1)
     new.hello(slots=1, types=(info(NEW),))
     tasks = scene.put_many(8, NEW)
-    eventually(lambda: len(new.claims()) == 2, "it is full")
+    eventually(lambda: len(new.claims()) == 1, "it is full")
     old.hello(slots=4, types=(info(OLD),))
     for _ in range(3):
         old.start(other := scene.put(OLD))
