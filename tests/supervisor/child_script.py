@@ -45,7 +45,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--hang-up", action="store_true")  # closes its control link when ready, and lives on
     parser.add_argument("--nonsense", action="store_true")  # sends what is no message
     parser.add_argument("--end", type=int)  # ends with this code as soon as it is ready
-    parser.add_argument("--grandchild", choices=["group", "escaped"])
+    parser.add_argument("--grandchild", choices=["group", "escaped", "holding"])  # the last also holds the control link
+    parser.add_argument("--strangers", action="store_true")  # leaves behind processes that end with 3, 4 and 70
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--bury-from", type=int, default=1)  # incarnations from this one answer PeerBuried
     parser.add_argument("--replace")  # ask for the replacement of this peer's first incarnation
@@ -90,9 +91,21 @@ def boot(options: argparse.Namespace) -> None:
         import subprocess  # by few only, and it takes its time
 
         grandchild = subprocess.Popen(
-            ["sleep", "3600"], start_new_session=options.grandchild == "escaped", stderr=subprocess.DEVNULL
+            ["sleep", "3600"],
+            start_new_session=options.grandchild != "group",
+            pass_fds=[PARENT.fileno()] if options.grandchild == "holding" else [],
+            stderr=subprocess.DEVNULL,
         )
         say("grandchild", pid=grandchild.pid)
+    if options.strangers:
+        for code in (3, 4, 70):
+            if os.fork() == 0:
+                if os.fork() == 0:  # its parent ends at once, so it is adopted
+                    os.setsid()
+                    wait(0.2)
+                    os._exit(code)
+                os._exit(0)
+            os.wait()
     if options.table:
         with mmap.mmap(int(os.environ[control.TABLE_FD_VARIABLE]), 0) as table:
             text = f"{NAME} {INCARNATION}".encode()
