@@ -21,7 +21,8 @@ import pytest
 from shiftboss import commands
 from shiftboss.events import Event
 from shiftboss.supervisor import control_socket
-from shiftboss.supervisor.commands import MAX_CONNECTIONS, MAX_UNSENT_BYTES, SILENCE_S, CommandPeer, CommandServer, Conversation
+from shiftboss.supervisor.commands import MAX_CONNECTIONS, SILENCE_S, CommandPeer, CommandServer, Conversation
+from shiftboss.supervisor.conversation import MAX_UNSENT_BYTES, Credentials
 from shiftboss.supervisor.timers import Timers
 from shiftboss.testing import ManualClock
 
@@ -231,7 +232,7 @@ def test_one_that_does_not_take_its_last_answer_is_dropped_after_a_while(loop: L
 def test_another_user_is_refused_whatever_the_file_system_says(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client.settimeout(PATIENCE_S)
-    monkeypatch.setattr("shiftboss.supervisor.commands._credentials", lambda sock: sock and _stranger())
+    monkeypatch.setattr("shiftboss.supervisor.commands.credentials_of", lambda sock: sock and _stranger())
     client.connect(str(loop.path))
     loop.turn(2)
     (done,) = replies(client)
@@ -239,8 +240,6 @@ def test_another_user_is_refused_whatever_the_file_system_says(loop: Loop, monke
 
 
 def _stranger() -> Any:
-    from shiftboss.supervisor.commands import Credentials
-
     return Credentials(pid=1, uid=REAL_USER + 1)
 
 
@@ -369,6 +368,7 @@ def test_at_the_end_what_waits_is_still_said_and_a_deaf_program_cannot_hold_it_u
     listening, deaf = loop.ask(b'{"command": "stop"}\n'), loop.ask(b'{"command": "stop"}\n')
     for conversation, _ in loop.received:
         conversation.progress("x" * 900_000)
+    listening.setblocking(True)  # its time-out would make the reader's end one that does not wait
     reader = subprocess.Popen(
         [sys.executable, "-c", "import sys; sys.stdout.write(str(len(sys.stdin.buffer.read())))"],
         stdin=listening,
