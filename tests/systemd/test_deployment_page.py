@@ -23,25 +23,29 @@ _INSTALLATION = re.compile(r"^\$ python3 -m venv (\S+)\n\$ \1/bin/pip install --
 
 @pytest.fixture
 def empty_machine() -> Iterator[None]:
-    """As it was before other tests installed anything, and as they need it afterwards."""
-    aside = PREFIX.with_name("shiftboss-of-other-tests")
-    if PREFIX.exists():
-        PREFIX.rename(aside)
-    kept = [*Path("/etc/systemd/system").glob("shiftboss@*"), *Path("/etc").glob("*/shiftboss.conf"), Path("/etc/shiftboss")]
-    stash = Path("/var/tmp/kept")
-    stash.mkdir(exist_ok=True)
-    for path in kept:
-        if path.exists():
-            (stash / path.parent.relative_to("/")).mkdir(parents=True, exist_ok=True)
-            shutil.move(path, stash / path.relative_to("/"))
+    """As it was before other tests installed anything; afterwards as they left it."""
+    present = sorted(path for path in _installed() if path.exists())
+    aside = [(path, path.with_name(f".{path.name}.aside")) for path in present]
+    for path, name in aside:
+        path.rename(name)
     yield
     run("systemctl", "stop", "shiftboss@production.socket", "shiftboss@production.service")
-    shutil.rmtree(PREFIX, ignore_errors=True)
-    if aside.exists():
-        aside.rename(PREFIX)
-    shutil.copytree(stash, "/", dirs_exist_ok=True)
+    for path in _installed():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for path, name in aside:
+        name.rename(path)
     run("systemctl", "daemon-reload").ok()
-    run("systemd-tmpfiles", "--create", "shiftboss.conf")
+
+
+def _installed() -> list[Path]:
+    """All that `shiftboss systemd install` and the page put on a machine."""
+    units = Path("/etc/systemd/system").glob("shiftboss@*")
+    of_tests = [path for path in units if path.name.startswith(("shiftboss@.", "shiftboss@production."))]
+    configuration = [Path("/etc/shiftboss"), Path("/etc/sysusers.d/shiftboss.conf"), Path("/etc/tmpfiles.d/shiftboss.conf")]
+    return [PREFIX, Path("/var/lib/shiftboss/production"), *configuration, *of_tests]
 
 
 @pytest.mark.timeout(240)

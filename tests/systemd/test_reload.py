@@ -7,6 +7,15 @@ import pytest
 from tests.systemd.machine import run, until
 from tests.systemd.unit import HANDLERS, Unit
 
+GATE = """
+@task(type="wait_at_the_gate")
+def wait_at_the_gate() -> None:
+    note("waiting")
+    while not os.path.exists(os.path.join(os.environ["STATE_DIRECTORY"], "open")):
+        threading.Event().wait(0.05)
+    note("through")
+"""
+
 
 def executors(unit: Unit) -> set[int]:
     return {pid for name, pid in unit.actors().items() if name.startswith("executor")}
@@ -34,12 +43,16 @@ def test_new_code_and_settings_are_in_service_when_reload_returns(unit: Unit) ->
 
 
 def test_a_running_task_is_not_disturbed(unit: Unit) -> None:
-    unit.start().enqueue("hold", "seconds=3")
-    unit.noted("S 1")
+    unit.write_code(HANDLERS + GATE)
+    unit.configure(shutdown_timeout="60s")
+    unit.start().enqueue("wait_at_the_gate")
+    unit.noted("waiting")
     unit.systemctl("reload").ok()
-    assert unit.ledger() == ["S 1"]
-    unit.noted("E 1")
-    assert unit.ledger() == ["S 1", "E 1"]
+    assert unit.ledger() == ["waiting"]
+    assert len(executors(unit)) == 3  # the old one that still works, and two new ones
+    (unit.state / "open").touch()
+    until("only the new ones are left", lambda: len(executors(unit)) == 2)
+    assert unit.ledger() == ["waiting", "through"]
 
 
 @pytest.mark.parametrize("mistake", ["configuration", "import", "hanging_import"])
