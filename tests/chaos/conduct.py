@@ -17,7 +17,9 @@ from tests.chaos.schedule import Fault, Schedule
 from tests.chaos.world import World
 
 THREADS: Final = 48
-ENDS_WITHIN_S: Final = 120.0
+ENDS_WITHIN_S: Final = 180.0
+WAIT_FOR_TARGET_S: Final = 20.0
+LOOK_EVERY_S: Final = 0.2
 
 
 class Result(StrEnum):
@@ -73,11 +75,23 @@ class Conductor:
             late_s=began_s - round_began_s - fault.at_s,
         )
 
+    def _start(self, injector: Injector, fault: Fault) -> None:
+        """Its target may be about to come back: a service that starts takes seconds on a busy machine."""
+        give_up_s = time.monotonic() + WAIT_FOR_TARGET_S
+        while True:
+            try:
+                return injector.start(self._world, fault)
+            except NoTarget:
+                if time.monotonic() > give_up_s:
+                    raise
+                injector.stop(self._world, fault)
+                threading.Event().wait(LOOK_EVERY_S)
+
     def _act(self, fault: Fault) -> tuple[Result, str]:
         injector = self._injectors[fault.kind]
         result, text = Result.DONE, ""
         try:
-            injector.start(self._world, fault)
+            self._start(injector, fault)
             if fault.for_s:
                 threading.Event().wait(fault.for_s)
         except NoTarget as why:

@@ -22,3 +22,26 @@ SELECT count(*) FROM tasks WHERE status IN ('pending', 'claimed', 'running');
 -- name: open_transactions
 SELECT application_name || ' ' || state || ' ' || left(query, 80) FROM pg_stat_activity
 WHERE application_name LIKE 'shiftboss %' AND datname = current_database();
+
+-- name: backends
+SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'shiftboss %' AND datname = current_database();
+
+-- name: terminate
+SELECT pg_terminate_backend(%s);
+
+-- name: terminate_all
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name LIKE 'shiftboss %' AND datname = current_database();
+
+-- name: pin
+SELECT pg_current_xact_id(), count(*) FROM queues;
+
+-- name: lock_rows
+SELECT id FROM (SELECT id FROM tasks WHERE status IN ('running', 'claimed', 'pending') ORDER BY random() LIMIT 50) AS some
+JOIN tasks USING (id) FOR UPDATE OF tasks;
+
+-- name: lock_upkeep
+SELECT name FROM leader FOR UPDATE;
+
+-- name: lock_table
+LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from tests.chaos.round import run as run_round
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 when everything held."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the services end with us
     folder = Path(options.folder or tempfile.mkdtemp(prefix="sbchaos", dir="/tmp"))
     seed = options.seed if options.seed is not None else random.randrange(1 << 30)
     print(f"seed {seed}, everything in {folder}", flush=True)
@@ -47,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--faults", type=int, default=500)
     parser.add_argument("--tasks", type=int, default=25_000)
-    parser.add_argument("--rate", type=float, default=10.0, help="faults a second")
+    parser.add_argument("--rate", type=float, default=6.0, help="faults a second")
     parser.add_argument("--at-least", type=int, default=schedule.MIN_PER_KIND)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--replay", type=Path)

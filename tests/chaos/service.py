@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shiftboss import commands
-from shiftboss.cli.control import NoAnswer, NotRunning
+from shiftboss.cli.exits import NoAnswer
 from tests.acceptance.worker import Worker, is_running
 from tests.chaos.injectors.base import NoTarget
 from tests.chaos.logs import Tail
@@ -39,6 +39,8 @@ class Service:
         self._folder, self._url, self._settings = folder, url, settings
         self.worker: Worker | None = None
         self.started_s = 0.0
+        self._tail, self._events = Tail(folder / "none"), set[str]()
+        self._reading = threading.Lock()
 
     # ---- life; call with the gate held
 
@@ -49,15 +51,16 @@ class Service:
         self.logs.append(self.worker.log_file)
         self.started_s = time.monotonic()
         self.expected = None
+        with self._reading:
+            self._tail, self._events = Tail(self.worker.log_file), set()
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> bool:
         """Until it says that it is ready; False when it ended before."""
-        worker, tail = self.present(), Tail(self.logs[-1])
         give_up_s, pause = time.monotonic() + timeout_s, threading.Event()
         while time.monotonic() < give_up_s:
-            if any(line.get("event") == "service.ready" for line in tail.lines()):
+            if self.has_said("service.ready"):
                 return True
-            if worker.process.poll() is not None:
+            if not self.is_up:
                 return False
             pause.wait(0.05)
         raise AssertionError(f"{self.name} is not ready after {timeout_s:g} s; see {self.logs[-1]}")
@@ -107,6 +110,13 @@ class Service:
             raise NoTarget(f"{self.name} is down")
         return self.worker
 
+    def has_said(self, event: str) -> bool:
+        """Whether the present worker's log has this event of its life."""
+        with self._reading:
+            new = {str(line.get("event")) for line in self._tail.lines()}
+            self._events |= {one for one in new if one.startswith(("service.", "supervisor."))}
+        return event in self._events
+
     @property
     def is_up(self) -> bool:
         return self.worker is not None and self.worker.process.poll() is None
@@ -136,12 +146,15 @@ class Service:
         """Over its control socket; None: it ended meanwhile.
 
         Raises:
+            NoTarget: it is down, or not ready yet.
             AssertionError: it lives, and has not answered.
         """
         worker = self.present()
+        if not self.has_said("service.ready"):
+            raise NoTarget(f"{self.name} is not ready yet")
         try:
             return worker.ask(command, timeout_s)
-        except (NoAnswer, NotRunning, OSError) as error:
+        except (NoAnswer, OSError) as error:
             pause = threading.Event()
             pause.wait(0.2)
             if worker.process.poll() is not None or worker is not self.worker or self.expected is not None:

@@ -6,11 +6,13 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
 
 from shiftboss import commands
+from shiftboss.errors import StoreUnavailable
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
 from tests.chaos.injectors.base import NoTarget
@@ -69,6 +71,8 @@ class World:
         self.services: dict[str, Service] = {}
         self.findings: list[str] = []
         self.marks: list[Mark] = []
+        self._end_gate = threading.Lock()
+        self._server_thread = ThreadPoolExecutor(1, thread_name_prefix="server")
         self.began_s = 0.0
         self._seed, self._tasks = seed, tasks
         self._exits = contextlib.ExitStack()
@@ -109,12 +113,20 @@ class World:
         if self.facts.database == "sqlite":
             self.url = self.direct_url = f"sqlite:///{self.folder}/chaos.db"
         else:
-            self.cluster = self._exits.enter_context(PgCluster(max_connections="60"))
+            self._exits.enter_context(self._server_thread)
+            self.cluster = self._server_thread.submit(PgCluster(max_connections="60").__enter__).result(60.0)
+            self._exits.callback(lambda: self.with_server(lambda cluster: cluster.__exit__(None, None, None)))
             self.cluster.create_database("chaos")
             self.direct_url = self.cluster.dsn("chaos", tcp=True)
             self.url = self.direct_url.replace("@", f":{self.canary}@", 1)
         with self.store() as store:
             store.migrate()
+
+    def with_server(self, do: Callable[[PgCluster], None]) -> None:
+        """Stop or start the server, in the one thread that lives as long as this world: the server ends with its thread."""
+        cluster = self.cluster
+        assert cluster is not None
+        self._server_thread.submit(do, cluster).result(60.0)
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
@@ -129,6 +141,36 @@ class World:
 
     def service(self, name: str) -> Service:
         return self.services[name]
+
+    @contextlib.contextmanager
+    def ending(self, name: str) -> Iterator[Service]:
+        """The gate of a service that is about to be ended; `NoTarget` unless all are ready.
+
+        One at a time, so that mostly somebody works: a service that is always starting shows nothing.
+        """
+        if not self._end_gate.acquire(timeout=0.5):
+            raise NoTarget("another service is being ended")
+        try:
+            for service in self.services.values():
+                if not (service.is_up and service.has_said("service.ready")):
+                    raise NoTarget(f"{service.name} is not ready yet")
+            with self.services[name].held() as service:
+                yield service
+        finally:
+            self._end_gate.release()
+
+    def leading(self) -> Service:
+        """The service whose worker leads now; `NoTarget` when that is nobody, or not to be found out."""
+        try:
+            with self.store() as store:
+                leader = store.counts().leader or ""
+        except StoreUnavailable as error:
+            raise NoTarget(f"the database is away: {error}") from error
+        for service in self.services.values():
+            worker = service.worker
+            if worker is not None and f"-{worker.process.pid}-" in leader:
+                return service
+        raise NoTarget("nobody leads")
 
     def find(self, finding: str) -> None:
         """Note that a promise was broken."""
@@ -154,7 +196,9 @@ class World:
 
     def _revive(self, service: Service) -> None:
         worker = service.worker
-        if worker is not None and service.expected is None:
+        if worker is not None and service.has_said("supervisor.intensity_exceeded"):
+            self.mark("gave up", service.name)  # by design: too many of its actors were killed while they started
+        elif worker is not None and service.expected is None:
             self.find(f"{service.name} ended by itself with {worker.process.returncode}; see {worker.log_file}")
         service.destroy()
         service.launch()

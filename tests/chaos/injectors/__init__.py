@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.chaos.injectors import actors
+from tests.chaos.injectors import actors, load, postgres, services, sqlite
 from tests.chaos.injectors.base import Injector, NoTarget
 from tests.chaos.schedule import Facts
 
 __all__ = ["ALL", "Injector", "NoTarget", "fitting"]
 
-ALL: Final[tuple[Injector, ...]] = (*actors.INJECTORS,)
+ALL: Final[tuple[Injector, ...]] = (
+    *actors.INJECTORS,
+    *services.INJECTORS,
+    *load.INJECTORS,
+    *postgres.INJECTORS,
+    *sqlite.INJECTORS,
+)
 
 
 def fitting(facts: Facts) -> list[Injector]:

@@ -1,0 +1,53 @@
+"""SQLite's file is held by somebody else."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.chaos.injectors.base import NoTarget
+from tests.chaos.schedule import Facts, Fault, Params
+
+if TYPE_CHECKING:
+    from tests.chaos.injectors.base import Injector
+    from tests.chaos.world import World
+
+
+class Locked:
+    """Another program, which knows nothing of our lock file, holds the database's own lock."""
+
+    def __init__(self, kind: str, weight: float, begin: str) -> None:
+        self.kind, self.weight, self._begin = kind, weight, begin
+        self._held: dict[int, sqlite3.Connection] = {}
+
+    def fits(self, facts: Facts) -> bool:
+        return facts.database == "sqlite"
+
+    def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
+        return rng.uniform(0.1, 0.8) if rng.random() < 0.8 else rng.uniform(1.0, 3.0), "", {}
+
+    def start(self, world: World, fault: Fault) -> None:
+        file = Path(world.direct_url.removeprefix("sqlite:///"))
+        connection = sqlite3.connect(file, isolation_level=None, timeout=5.0, check_same_thread=False)
+        try:
+            connection.execute(self._begin)
+            connection.execute("SELECT count(*) FROM leader").fetchone()
+        except sqlite3.OperationalError as error:
+            connection.close()
+            raise NoTarget(f"could not get the lock: {error}") from error
+        self._held[fault.number] = connection
+
+    def stop(self, world: World, fault: Fault) -> None:
+        connection = self._held.pop(fault.number, None)
+        if connection is not None:
+            with contextlib.closing(connection):
+                connection.execute("ROLLBACK")
+
+
+INJECTORS: Final[tuple[Injector, ...]] = (
+    Locked("sqlite:locked", 4.0, "BEGIN EXCLUSIVE"),
+    Locked("sqlite:reader", 3.0, "BEGIN"),  # a snapshot that stays open: the log cannot be checkpointed past it
+)
