@@ -51,7 +51,7 @@ class CapturedStream(io.TextIOBase):
             for line in lines:
                 self._log(line, task)
         if whole:
-            self._unfinished[key] = self._cut(whole, task) if "\r" in whole or len(whole) > MAX_MESSAGE_CHARS else whole
+            self._unfinished[key] = whole if len(whole) <= MAX_MESSAGE_CHARS else self._cut(whole, task)
         return len(text)
 
     def finish(self, task: BoundTask | None) -> None:
