@@ -16,9 +16,9 @@ from tests.chaos.injectors.base import Injector, NoTarget
 from tests.chaos.schedule import Fault, Schedule
 from tests.chaos.world import World
 
-THREADS: Final = 48
+THREADS: Final = 64
 ENDS_WITHIN_S: Final = 180.0
-WAIT_FOR_TARGET_S: Final = 20.0
+WAIT_FOR_TARGET_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.2
 
 

@@ -6,11 +6,12 @@ Each check returns sentences about what is wrong; none is good news. The names a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from tests.chaos.ledger import Key, Ledger
+from tests.chaos.logs import LogLine
 from tests.chaos.rows import AttemptRow, Rows, TaskRow
 
 ENDED: Final = frozenset({"completed", "cancelled", "dead_letter"})
@@ -232,7 +233,7 @@ def exercised(e: Evidence) -> Counter[str]:
     return pairs
 
 
-def verdicts_of(lines: Iterator[dict[str, Any]]) -> tuple[list[tuple[str, str, int, str]], list[tuple[int, str]]]:
+def verdicts_of(lines: Iterable[LogLine]) -> tuple[list[tuple[str, str, int, str]], list[tuple[int, str]]]:
     """(verdicts, terms) that a log tells of; see `Evidence`."""
     verdicts, terms = [], []
     for line in lines:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tests.chaos import injectors, invariants, ledger, logs, rows
+from tests.chaos import injectors, invariants, ledger, logs, recovery, rows
 from tests.chaos.conduct import Conductor, Report, Result
 from tests.chaos.invariants import Evidence
+from tests.chaos.logs import LogLine
 from tests.chaos.schedule import Schedule
 from tests.chaos.world import SETTINGS, World
 
@@ -25,6 +27,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         violations: check -> sentences; only those that found something.
+        recovery: what came back -> seconds, each time.
         kinds: kind -> result -> how often.
         exercised: transition or verdict -> how often.
     """
@@ -37,6 +40,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     drain_s: float
     violations: dict[str, list[str]]
+    recovery: dict[str, list[float]]
     kinds: dict[str, dict[str, int]]
     exercised: dict[str, int]
 
@@ -56,7 +60,8 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
         world.producer.join(DRAIN_LIMIT_S)
         drain_s = drain(world)
         world.stop_services()
-        evidence = collect(world)
+        lines = [list(logs.read(file)) for service in world.services.values() for file in service.logs]
+        evidence = collect(world, lines)
         found = invariants.check(evidence)
         found["as it ran"] = world.findings
         found["secrets"] = _leaks(world)
@@ -73,6 +78,7 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
         seconds=time.monotonic() - began_s,
         drain_s=drain_s,
         violations={name: sentences for name, sentences in found.items() if sentences},
+        recovery=recovery.measure(world.marks, evidence.ledger, lines),
         kinds=_by_kind(reports),
         exercised=dict(invariants.exercised(evidence)),
     )
@@ -91,14 +97,13 @@ def drain(world: World) -> float:
     return time.monotonic() - began_s
 
 
-def collect(world: World) -> Evidence:
+def collect(world: World, logs_: Iterable[Sequence[LogLine]]) -> Evidence:
     """Everything that the round has left behind."""
     verdicts, terms = [], []
-    for service in world.services.values():
-        for file in service.logs:
-            some, elections = invariants.verdicts_of(logs.read(file))
-            verdicts += some
-            terms += elections
+    for log in logs_:
+        some, elections = invariants.verdicts_of(log)
+        verdicts += some
+        terms += elections
     return Evidence(rows=rows.read(world.direct_url), ledger=ledger.read(world.ledger_folder), verdicts=verdicts, terms=terms)
 
 

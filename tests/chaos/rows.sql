@@ -37,7 +37,7 @@ WHERE application_name LIKE 'shiftboss %' AND datname = current_database();
 SELECT pg_current_xact_id(), count(*) FROM queues;
 
 -- name: lock_rows
-SELECT id FROM (SELECT id FROM tasks WHERE status IN ('running', 'claimed', 'pending') ORDER BY random() LIMIT 50) AS some
+SELECT id FROM (SELECT id FROM tasks WHERE status IN ('running', 'claimed', 'pending') ORDER BY random() LIMIT 50) AS few
 JOIN tasks USING (id) FOR UPDATE OF tasks;
 
 -- name: lock_upkeep

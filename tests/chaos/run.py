@@ -1,58 +1,130 @@
-"""`python -m tests.chaos.run --database sqlite|postgres --faults N --tasks N`: the harness from the command line."""
+"""`python -m tests.chaos.run --database sqlite|postgres --faults N --tasks N`: rounds of faults until there were enough.
+
+Every round has a database, services and a ledger of its own. `--resume FILE` keeps the totals, so that the same command goes on
+where it was broken off. A round in which something broke keeps everything, and its `schedule.json` can be replayed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-from tests.chaos import injectors, schedule
+from tests.chaos import injectors, schedule, totals
+from tests.chaos.injectors import Injector
 from tests.chaos.round import Outcome
 from tests.chaos.round import run as run_round
+from tests.chaos.schedule import Facts, Schedule
+from tests.chaos.totals import Totals
+
+SHOWN: Final = 20
+NOT_ENOUGH: Final = 3  # exit code: all held, but kinds or outcomes are missing, or the time was over
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit code 0 when everything held."""
+    """Exit code 0: there were enough faults and tasks, and everything held."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the services end with us
     folder = Path(options.folder or tempfile.mkdtemp(prefix="sbchaos", dir="/tmp"))
-    seed = options.seed if options.seed is not None else random.randrange(1 << 30)
-    print(f"seed {seed}, everything in {folder}", flush=True)
+    sums = _totals(options)
+    print(f"seed {sums.seed}, {options.database}, everything in {folder}", flush=True)
     if options.replay:
-        plan = schedule.load(options.replay)
+        sums.outcomes.append(_round(schedule.load(options.replay), folder, options.tasks, options.keep))
     else:
-        facts = schedule.Facts(database=options.database)
-        plan = schedule.draw(seed, facts, injectors.fitting(facts), options.faults, options.rate, options.at_least)
-    outcome = run_round(plan, folder / f"round-{int(time.time())}", options.tasks)
-    show(outcome)
-    return 0 if outcome.good else 1
+        _rounds(options, sums, folder)
+    return _judge(options, sums)
 
 
-def show(outcome: Outcome) -> None:
-    print(f"{outcome.tasks} tasks, {outcome.executions} executions, {outcome.seconds:.1f} s, drained in {outcome.drain_s:.1f} s")
-    for kind, results in outcome.kinds.items():
-        print(f"  {kind:24}", " ".join(f"{n} {result}" for result, n in results.items()))
-    print("  exercised:", ", ".join(f"{pair}: {n}" for pair, n in sorted(outcome.exercised.items())))
-    for name, sentences in outcome.violations.items():
-        print(f"VIOLATED {name}: {len(sentences)}")
-        for sentence in sentences[:20]:
-            print("   ", sentence)
+def _totals(options: argparse.Namespace) -> Totals:
+    if options.resume and options.resume.exists():
+        sums = totals.load(options.resume)
+        if sums.database != options.database:
+            raise SystemExit(f"{options.resume} is of {sums.database}; name another file for {options.database}")
+        return sums
+    seed = options.seed if options.seed is not None else random.randrange(1 << 30)
+    return Totals(seed=seed, database=options.database)
+
+
+def _rounds(options: argparse.Namespace, sums: Totals, folder: Path) -> None:
+    give_up_s = time.monotonic() + options.minutes * 60.0
+    while (sums.faults < options.faults or sums.tasks < options.tasks) and time.monotonic() < give_up_s:
+        faults = min(options.round, max(options.faults - sums.faults, options.round // 10))
+        share = min(1.0, options.round / options.faults)
+        tasks = max(1_000, min(int(options.tasks * share), options.tasks - sums.tasks))
+        sums.outcomes.append(_round(_draw(options, sums.next_seed, faults), folder, tasks, options.keep))
+        if options.resume:
+            sums.save(options.resume)
+        print(
+            f"{sums.faults} of {options.faults} faults, {sums.tasks} of {options.tasks} tasks, {sums.seconds:.0f} s", flush=True
+        )
+        if sums.violations():
+            return
+
+
+def _draw(options: argparse.Namespace, seed: int, faults: int) -> Schedule:
+    facts = Facts(database=options.database)
+    return schedule.draw(seed, facts, _chosen(options, facts), faults, options.rate, options.at_least)
+
+
+def _chosen(options: argparse.Namespace, facts: Facts) -> Sequence[Injector]:
+    fitting = injectors.fitting(facts)
+    if not options.only:
+        return fitting
+    unknown = set(options.only) - {one.kind for one in fitting}
+    if unknown:
+        raise SystemExit(f"no such kind on {facts.database}: {', '.join(sorted(unknown))}")
+    return [one for one in fitting if one.kind in options.only]
+
+
+def _round(plan: Schedule, folder: Path, tasks: int, keep: bool) -> Outcome:
+    place = folder / f"seed-{plan.seed}"
+    outcome = run_round(plan, place, tasks)
+    if outcome.good and not keep:
+        shutil.rmtree(place, ignore_errors=True)
+    return outcome
+
+
+def _judge(options: argparse.Namespace, sums: Totals) -> int:
+    text = "\n".join(totals.table(sums))
+    print(text)
+    if options.report:
+        options.report.write_text(text + "\n")
+    violations = sums.violations()
+    for sentence in violations[:SHOWN]:
+        print("VIOLATED", sentence)
+    if violations:
+        print(f"{len(violations)} violations; seed {sums.next_seed - 1}; replay its schedule.json with --replay")
+        return 1
+    absent = [] if options.replay or options.only else list(totals.missing(sums, options.at_least))
+    for sentence in absent:
+        print("MISSING", sentence)
+    enough = options.replay or (sums.faults >= options.faults and sums.tasks >= options.tasks)
+    return 0 if enough and not absent else NOT_ENOUGH
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos.run")
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.run", description=__doc__)
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--faults", type=int, default=500)
-    parser.add_argument("--tasks", type=int, default=25_000)
+    parser.add_argument("--seed", type=int, help="of the first round; default: any, and printed")
+    parser.add_argument("--faults", type=int, default=500, help="how many have to be carried out")
+    parser.add_argument("--tasks", type=int, default=25_000, help="how many have to be acknowledged")
+    parser.add_argument("--round", type=int, default=500, help="faults in a round, each on a fresh database")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no round after so many")
     parser.add_argument("--rate", type=float, default=6.0, help="faults a second")
-    parser.add_argument("--at-least", type=int, default=schedule.MIN_PER_KIND)
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--replay", type=Path)
+    parser.add_argument("--at-least", type=int, default=schedule.MIN_PER_KIND, help="of each kind, in each round")
+    parser.add_argument("--only", type=lambda text: text.split(","), help="these kinds, separated by commas")
+    parser.add_argument("--resume", type=Path, metavar="STATE.json", help="go on with, and keep, these totals")
+    parser.add_argument("--replay", type=Path, metavar="schedule.json", help="one round by a schedule that was saved")
+    parser.add_argument("--report", type=Path, metavar="FILE.md")
+    parser.add_argument("--folder", type=Path, help="where the rounds live; default: a new one under /tmp")
+    parser.add_argument("--keep", action="store_true", help="keep the folders of good rounds, too")
     return parser
 
 

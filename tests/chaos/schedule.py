@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -82,14 +82,27 @@ def draw(
     missing = max(0, count - len(chosen))
     chosen += rng.choices(fitting, weights=[injector.weight for injector in fitting], k=missing)
     rng.shuffle(chosen)
-    span_s = len(chosen) / per_s
-    moments = sorted(rng.uniform(0.0, span_s) for _ in chosen)
-    return Schedule(seed=seed, facts=facts, faults=_faults(rng, facts, chosen, moments))
+    timed = sorted(_moments(rng, chosen, len(chosen) / per_s), key=lambda one: one[0])
+    return Schedule(seed=seed, facts=facts, faults=_faults(rng, facts, timed))
 
 
-def _faults(rng: random.Random, facts: Facts, chosen: Sequence[Injector], moments: Sequence[float]) -> list[Fault]:
+def _moments(rng: random.Random, chosen: Sequence[Injector], span_s: float) -> Iterator[tuple[float, Injector]]:
+    """When each begins: anywhere, but those that take the same thing away (`exclusive`) spread over the whole time.
+
+    Otherwise the database, or every service, would be away most of the time, and a world that is down shows nothing.
+    """
+    groups: dict[str, list[Injector]] = {}
+    for injector in chosen:
+        groups.setdefault(injector.exclusive, []).append(injector)
+    for what, group in groups.items():
+        step_s = span_s / len(group)
+        for place, injector in enumerate(group):
+            yield (rng.uniform(0.0, span_s) if not what else (place + rng.uniform(0.2, 0.8)) * step_s), injector
+
+
+def _faults(rng: random.Random, facts: Facts, timed: Sequence[tuple[float, Injector]]) -> list[Fault]:
     faults = []
-    for number, (injector, at_s) in enumerate(zip(chosen, moments, strict=True), 1):
+    for number, (at_s, injector) in enumerate(timed, 1):
         for_s, target, params = injector.draw(rng, facts)
         faults.append(
             Fault(number=number, kind=injector.kind, at_s=round(at_s, 3), for_s=round(for_s, 3), target=target, params=params)

@@ -42,12 +42,14 @@ SETTINGS: Final[dict[str, Any]] = {
 
 
 class Mark:
-    """Something that happened to the world, for the recovery times. Monotonic seconds."""
+    """Something that happened to the world, for the recovery times; by both clocks, in seconds."""
 
-    __slots__ = ("at_s", "name", "note")
+    __slots__ = ("at_s", "name", "note", "wall_s")
 
-    def __init__(self, name: str, at_s: float, note: str) -> None:
-        self.name, self.at_s, self.note = name, at_s, note
+    def __init__(self, name: str, note: str, at_s: float | None = None) -> None:
+        self.name, self.note = name, note
+        self.at_s = time.monotonic() if at_s is None else at_s
+        self.wall_s = time.time() - (time.monotonic() - self.at_s)
 
 
 class World:
@@ -73,6 +75,7 @@ class World:
         self.marks: list[Mark] = []
         self._end_gate = threading.Lock()
         self._server_thread = ThreadPoolExecutor(1, thread_name_prefix="server")
+        self.database_rests_until_s = 0.0
         self.began_s = 0.0
         self._seed, self._tasks = seed, tasks
         self._exits = contextlib.ExitStack()
@@ -176,11 +179,9 @@ class World:
         """Note that a promise was broken."""
         self.findings.append(f"{time.monotonic() - self.began_s:.1f} s: {finding}")
 
-    def mark(self, name: str, note: str = "") -> float:
-        """Note a moment; returns it."""
-        now_s = time.monotonic()
-        self.marks.append(Mark(name, now_s, note))
-        return now_s
+    def mark(self, name: str, note: str = "", at_s: float | None = None) -> None:
+        """Note a moment: now, or `at_s` of the monotonic clock."""
+        self.marks.append(Mark(name, note, at_s))
 
     def _watch(self) -> None:
         """As systemd does with Restart=always: a service that has ended is started again."""

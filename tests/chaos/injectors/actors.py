@@ -28,6 +28,8 @@ def _draw_actor(rng: random.Random, facts: Facts) -> tuple[str, Params]:
 class Kill:
     """SIGKILL to one actor."""
 
+    exclusive = ""
+
     def __init__(self, role: str, weight: float) -> None:
         self.role, self.kind, self.weight = role, f"kill:{role}", weight
 
@@ -48,6 +50,8 @@ class Kill:
 
 class Freeze:
     """SIGSTOP to one actor, or to the supervisor, and SIGCONT later: often past the lease."""
+
+    exclusive = ""
 
     def __init__(self, role: str, weight: float) -> None:
         self.role, self.kind, self.weight = role, f"freeze:{role}", weight
@@ -82,6 +86,7 @@ def thaw(service: Service, pid: int) -> None:
 class KillAtBoot:
     """Kill an actor, and then its successor while that starts."""
 
+    exclusive = ""
     kind, weight = "kill:boot", 2.0
 
     def fits(self, facts: Facts) -> bool:

@@ -27,6 +27,11 @@ class Injector(Protocol):
         """How often it is drawn beyond the minimum, compared with the others."""
         ...
 
+    @property
+    def exclusive(self) -> str:
+        """What it takes away as a whole: "database", "service", or nothing (empty)."""
+        ...
+
     def fits(self, facts: Facts) -> bool:
         """Whether this kind can be done in such a world, on this machine."""
         ...

@@ -21,6 +21,7 @@ BATCH: Final = 2_500
 class Flood:
     """Thousands of tasks in a moment."""
 
+    exclusive = ""
     kind, weight = "flood", 0.3
 
     def fits(self, facts: Facts) -> bool:
@@ -43,6 +44,8 @@ class Flood:
 
 class Operator:
     """A person, or a script, at the tasks that were enqueued lately."""
+
+    exclusive = ""
 
     def __init__(self, kind: str, weight: float) -> None:
         self.kind, self.weight = kind, weight

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.chaos.world import World
 
 _GATE_WAIT_S: Final = 1.0
+_REST_S: Final = 3.0  # between two outages, so that work is done and found out
 
 
 @contextlib.contextmanager
@@ -30,7 +31,10 @@ def whole_database(world: World) -> Iterator[None]:
     if not world.database_gate.acquire(timeout=_GATE_WAIT_S):
         raise NoTarget("another fault has taken the database away")
     try:
+        if time.monotonic() < world.database_rests_until_s:
+            raise NoTarget("the database has just come back")
         yield
+        world.database_rests_until_s = time.monotonic() + _REST_S
     finally:
         world.database_gate.release()
 
@@ -45,6 +49,8 @@ def connect(world: World) -> psycopg.Connection[tuple[object, ...]]:
 
 class Away:
     """The server ends, in this way, and comes back after a while."""
+
+    exclusive = "database"
 
     def __init__(self, kind: str, weight: float, how: signal.Signals, down_s: tuple[float, float]) -> None:
         self.kind, self.weight, self._how, self._down_s = kind, weight, how, down_s
@@ -72,6 +78,7 @@ class Away:
 class Terminate:
     """Backends are ended by an administrator, several a second for a while, or one connection of one actor."""
 
+    exclusive = ""
     kind, weight = "pg:terminate", 12.0
 
     def fits(self, facts: Facts) -> bool:
@@ -103,6 +110,8 @@ class Terminate:
 class Held:
     """A stranger's transaction holds something for a while: a snapshot, or locks."""
 
+    exclusive = ""
+
     def __init__(self, kind: str, weight: float, query: str, for_s: tuple[float, float]) -> None:
         self.kind, self.weight, self._query, self._for_s = kind, weight, query, for_s
         self._held: dict[int, psycopg.Connection[tuple[object, ...]]] = {}
@@ -132,6 +141,7 @@ class Held:
 class ShortTimeouts:
     """The database is given a statement_timeout, then a lock_timeout, that nobody can work with; then none again."""
 
+    exclusive = "database"
     kind, weight = "pg:timeouts", 2.0
 
     def fits(self, facts: Facts) -> bool:

@@ -36,6 +36,7 @@ def _start_again(service: Service) -> None:
 class KillSupervisor:
     """SIGKILL to the supervisor: everything of it is gone at once, and another service runs its tasks."""
 
+    exclusive = "service"
     kind, weight = "kill:supervisor", 1.5
 
     def fits(self, facts: Facts) -> bool:
@@ -56,7 +57,7 @@ def kill_service(world: World, service: Service, down_s: float) -> None:
     """Kill it, see that nothing of it stays, and start it again; with its gate held."""
     pid = service.present().process.pid
     killed_s, left = service.kill()
-    world.mark("service killed", str(pid))
+    world.mark("service killed", str(pid), killed_s)
     gone_s = service.await_gone(left, killed_s)
     world.mark("descendants gone", f"{gone_s:.3f}")
     threading.Event().wait(max(0.0, down_s - gone_s))
@@ -120,6 +121,7 @@ class KillAtStart(KillSupervisor):
 class Stop:
     """SIGTERM (or INT, QUIT, or TERM twice), an exit with 0 in time, and a new start."""
 
+    exclusive = "service"
     kind, weight = "stop:service", 1.0
 
     def fits(self, facts: Facts) -> bool:
@@ -177,6 +179,7 @@ class KillWhileStopping(Stop):
 class Suspend:
     """The whole service is stopped, longer than its lease, and goes on, as a machine that slept."""
 
+    exclusive = ""
     kind, weight = "suspend:service", 3.0
 
     def __init__(self) -> None:
@@ -215,6 +218,7 @@ def freeze(service: Service, pid: int) -> bool:
 class TwoLeaders:
     """The leader sleeps past its term, another is elected, and the first one wakes up believing that it leads."""
 
+    exclusive = ""
     kind, weight = "freeze:two-leaders", 2.0
 
     def __init__(self) -> None:
@@ -240,6 +244,7 @@ class TwoLeaders:
 class Swizzle:
     """A random part of all processes is frozen one by one, and wakes one by one in another order."""
 
+    exclusive = ""
     kind, weight = "freeze:swizzle", 2.0
 
     def __init__(self) -> None:
@@ -280,6 +285,8 @@ def _pids(service: Service) -> list[int]:
 class Commanded:
     """A command over the control socket while everything else goes on."""
 
+    exclusive = ""
+
     def __init__(self, kind: str, weight: float, *commands_: commands.Command) -> None:
         self.kind, self.weight, self._commands = kind, weight, commands_
 
@@ -301,6 +308,7 @@ class Commanded:
 class Drain:
     """Drained for a while, then resumed."""
 
+    exclusive = ""
     kind, weight = "drain", 3.0
 
     def fits(self, facts: Facts) -> bool:
@@ -335,6 +343,7 @@ class KillWhileDraining(Drain):
 class KillWhileReloading:
     """An actor, old or new, is killed in the middle of a reload."""
 
+    exclusive = ""
     kind, weight = "kill:reload", 2.0
 
     def fits(self, facts: Facts) -> bool:

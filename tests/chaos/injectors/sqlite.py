@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Locked:
     """Another program, which knows nothing of our lock file, holds the database's own lock."""
 
+    exclusive = ""
+
     def __init__(self, kind: str, weight: float, begin: str) -> None:
         self.kind, self.weight, self._begin = kind, weight, begin
         self._held: dict[int, sqlite3.Connection] = {}

@@ -1,0 +1,140 @@
+"""What many rounds came to, kept in a file, so that a run of hours can be broken off and taken up again."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.chaos import injectors, recovery
+from tests.chaos.round import Outcome
+from tests.chaos.schedule import Facts
+
+# What a run of some size must have seen at least once; a harness in which one of these stays at 0 tests less than it says.
+MUST_SEE: Final = (
+    "success -> completed",
+    "failed -> pending",
+    "failed -> dead_letter",
+    "crashed -> pending",
+    "lost -> pending",
+    "interrupted -> pending",
+    "snoozed -> pending",
+    "timeout -> pending",
+    "timeout -> dead_letter",
+    "cancelled -> cancelled",
+    "pending -> cancelled",
+    "retried",
+    "fenced",
+)
+
+
+class Totals(msgspec.Struct, kw_only=True):
+    """All rounds so far.
+
+    Attributes:
+        seed: of the first round; the rounds after it count up.
+    """
+
+    seed: int
+    database: str
+    outcomes: list[Outcome] = []
+
+    @property
+    def faults(self) -> int:
+        """How many were carried out."""
+        return sum(self.kinds()[kind]["done"] for kind in self.kinds())
+
+    @property
+    def tasks(self) -> int:
+        return sum(outcome.tasks for outcome in self.outcomes)
+
+    @property
+    def seconds(self) -> float:
+        return sum(outcome.seconds for outcome in self.outcomes)
+
+    @property
+    def next_seed(self) -> int:
+        return self.seed + len(self.outcomes)
+
+    def kinds(self) -> dict[str, Counter[str]]:
+        """Kind -> result -> how often."""
+        sums: dict[str, Counter[str]] = defaultdict(Counter)
+        for outcome in self.outcomes:
+            for kind, results in outcome.kinds.items():
+                sums[kind].update(results)
+        return dict(sorted(sums.items()))
+
+    def exercised(self) -> Counter[str]:
+        return sum((Counter(outcome.exercised) for outcome in self.outcomes), Counter())
+
+    def recovery(self) -> dict[str, list[float]]:
+        sums: dict[str, list[float]] = defaultdict(list)
+        for outcome in self.outcomes:
+            for name, times in outcome.recovery.items():
+                sums[name] += times
+        return dict(sums)
+
+    def violations(self) -> list[str]:
+        found = [
+            (outcome.seed, name, one) for outcome in self.outcomes for name, some in outcome.violations.items() for one in some
+        ]
+        return [f"seed {seed}, {name}: {one}" for seed, name, one in found]
+
+    def save(self, file: Path) -> None:
+        """Whole or not at all."""
+        new = file.with_suffix(".new")
+        new.write_bytes(msgspec.json.encode(self))
+        os.replace(new, file)
+
+
+def load(file: Path) -> Totals:
+    return msgspec.json.decode(file.read_bytes(), type=Totals)
+
+
+def missing(totals: Totals, at_least: int) -> Iterator[str]:
+    """What a whole run must have seen and this one has not."""
+    kinds = totals.kinds()
+    for injector in injectors.fitting(Facts(database=totals.database)):
+        done = kinds.get(injector.kind, Counter())["done"]
+        if done < at_least:
+            yield f"{injector.kind} was done {done} times, and has to be {at_least} times"
+    for pair in MUST_SEE:
+        if not totals.exercised()[pair]:
+            yield f"{pair} was never seen"
+
+
+def table(totals: Totals) -> Iterator[str]:
+    """The figures as Markdown."""
+    executions = sum(outcome.executions for outcome in totals.outcomes)
+    unknown = sum(outcome.unknown for outcome in totals.outcomes)
+    yield f"{totals.faults} faults over {totals.tasks} tasks on {totals.database} in {totals.seconds:.0f} s, seed {totals.seed}:"
+    yield f"{executions} executions, {unknown} tasks whose enqueue had an unknown outcome, {len(totals.violations())} violations."
+    yield ""
+    yield from _rows(("fault", "done", "no target"), _kind_rows(totals.kinds()))
+    yield ""
+    yield from _rows(("outcome", "seen"), ((pair, str(n)) for pair, n in sorted(totals.exercised().items())))
+    yield ""
+    yield from _rows(("recovery", "times", "median", "p99", "limit"), _recovery_rows(totals))
+
+
+def _kind_rows(kinds: Mapping[str, Counter[str]]) -> Iterator[tuple[str, ...]]:
+    for kind, results in kinds.items():
+        yield f"`{kind}`", str(results["done"]), str(results["skipped"])
+
+
+def _recovery_rows(totals: Totals) -> Iterator[tuple[str, ...]]:
+    limits = recovery.limits(Facts(database=totals.database))
+    for name, times in sorted(totals.recovery().items()):
+        median = sorted(times)[len(times) // 2]
+        yield name, str(len(times)), f"{median:.2f} s", f"{recovery.p99(times):.2f} s", f"{limits[name]:g} s"
+
+
+def _rows(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "| " + " | ".join("---" for _ in head) + " |"
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
