@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 import traceback
@@ -19,7 +20,7 @@ from tests.chaos.world import World
 THREADS: Final = 64
 ENDS_WITHIN_S: Final = 180.0
 WAIT_FOR_TARGET_S: Final = 30.0
-LOOK_EVERY_S: Final = 0.2
+LOOK_AGAIN_S: Final = (0.1, 2.0)  # at random: those who wait for one service must not all hit it at once
 
 
 class Result(StrEnum):
@@ -77,7 +78,7 @@ class Conductor:
 
     def _start(self, injector: Injector, fault: Fault) -> None:
         """Its target may be about to come back: a service that starts takes seconds on a busy machine."""
-        give_up_s = time.monotonic() + WAIT_FOR_TARGET_S
+        rng, give_up_s = random.Random(fault.number), time.monotonic() + WAIT_FOR_TARGET_S
         while True:
             try:
                 return injector.start(self._world, fault)
@@ -85,7 +86,7 @@ class Conductor:
                 if time.monotonic() > give_up_s:
                     raise
                 injector.stop(self._world, fault)
-                threading.Event().wait(LOOK_EVERY_S)
+                threading.Event().wait(rng.uniform(*LOOK_AGAIN_S))
 
     def _act(self, fault: Fault) -> tuple[Result, str]:
         injector = self._injectors[fault.kind]

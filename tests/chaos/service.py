@@ -117,6 +117,14 @@ class Service:
             self._events |= {one for one in new if one.startswith(("service.", "supervisor."))}
         return event in self._events
 
+    def at_work(self) -> Worker:
+        """Its worker. Raises `NoTarget` when there is none, or it still starts: whoever waited to hit it would do so at once,
+        and it would never come up."""
+        worker = self.present()
+        if not self.has_said("service.ready"):
+            raise NoTarget(f"{self.name} is not ready yet")
+        return worker
+
     @property
     def is_up(self) -> bool:
         return self.worker is not None and self.worker.process.poll() is None
@@ -149,9 +157,7 @@ class Service:
             NoTarget: it is down, or not ready yet.
             AssertionError: it lives, and has not answered.
         """
-        worker = self.present()
-        if not self.has_said("service.ready"):
-            raise NoTarget(f"{self.name} is not ready yet")
+        worker = self.at_work()
         try:
             return worker.ask(command, timeout_s)
         except (NoAnswer, OSError) as error:

@@ -41,6 +41,7 @@ class Kill:
 
     def start(self, world: World, fault: Fault) -> None:
         service = world.service(fault.target)
+        service.at_work()
         service.signal(service.pid_of(self.role, fault.params["nth"]), signal.SIGKILL)
         world.mark("killed", f"{service.name} {self.role}")
 
@@ -66,6 +67,7 @@ class Freeze:
 
     def start(self, world: World, fault: Fault) -> None:
         service = world.service(fault.target)
+        service.at_work()
         pid = service.pid_of(self.role, fault.params["nth"])
         service.signal(pid, signal.SIGSTOP)
         self._frozen[fault.number] = service, pid
@@ -102,7 +104,7 @@ class KillAtBoot:
 
     def start(self, world: World, fault: Fault) -> None:
         service, role = world.service(fault.target), fault.params["role"]
-        before = set(service.present().actors().values())
+        before = set(service.at_work().actors().values())
         service.signal(service.pid_of(role, fault.params["nth"]), signal.SIGKILL)
         pid = successor(service, role, before)
         threading.Event().wait(fault.params["delay_s"])

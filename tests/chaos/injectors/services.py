@@ -194,7 +194,7 @@ class Suspend:
 
     def start(self, world: World, fault: Fault) -> None:
         service = world.service(fault.target)
-        pids = [service.pid_of("supervisor"), *service.present().actors().values()]
+        pids = [service.pid_of("supervisor"), *service.at_work().actors().values()]
         self._asleep[fault.number] = service, pids
         for pid in pids:
             freeze(service, pid)
@@ -355,7 +355,7 @@ class KillWhileReloading:
 
     def start(self, world: World, fault: Fault) -> None:
         service = world.service(fault.target)
-        service.present()
+        service.at_work()
         killer = threading.Timer(fault.params["delay_s"], self._kill, (service, fault.params))
         killer.start()
         try:
