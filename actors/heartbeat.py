@@ -6,19 +6,21 @@ It starts first and stops last. At its start it makes the database fit to work w
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import socket
 import threading
 import time
 from importlib import metadata
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, NoReturn
 
 from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
 from shiftboss.config import Settings, redact
-from shiftboss.control import Drain, Report, Resume, Stop
+from shiftboss.control import EXIT_CONFIG, EXIT_UNREACHABLE, Drain, Report, Resume, Stop
 from shiftboss.errors import SchemaError, StoreCorrupt, StoreError, StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import TrustWindow
@@ -27,8 +29,6 @@ from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
 
 log = logging.getLogger("shiftboss.heartbeat")
-EXIT_NO_DATABASE: Final = 75
-EXIT_CONFIG: Final = 78
 
 
 class Heartbeat(ProcessActor):
@@ -42,7 +42,10 @@ class Heartbeat(ProcessActor):
         self._pause = threading.Event()
 
     def begin(self) -> None:
-        self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+        try:
+            self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+        except StoreError as error:
+            self._cannot_work(error)
         self._open_database()
         if self.process.board.worker_id:
             self._beat()  # the one before us died: go on under its name
@@ -87,7 +90,8 @@ class Heartbeat(ProcessActor):
 
     def _open_database(self) -> None:
         """Wait for the database up to `start_timeout`; what waiting does not cure ends the service with its own code."""
-        give_up_s = time.monotonic() + self.settings.start_timeout_s * 0.9  # before the supervisor takes us for hung
+        # Before the supervisor, which counts from the start of this process, takes us for hung.
+        give_up_s = time.monotonic() - _age_s() + self.settings.start_timeout_s * 0.9
         while True:
             try:
                 self._prepare()
@@ -97,12 +101,15 @@ class Heartbeat(ProcessActor):
                 wait_s = self._outage.wait_s(error)
                 if time.monotonic() + wait_s > give_up_s:
                     log.critical("no database within start_timeout: %s", redact(str(error)))
-                    self.process.end(EXIT_NO_DATABASE)
+                    self.process.end(EXIT_UNREACHABLE)
                 self.process.tell_parent(Report(status="waiting for the database"))
                 self._pause.wait(wait_s)
             except (SchemaError, StoreCorrupt, StoreError) as error:
-                log.critical("cannot work with this database: %s", redact(str(error)))
-                self.process.end(EXIT_CONFIG)
+                self._cannot_work(error)
+
+    def _cannot_work(self, error: StoreError) -> NoReturn:
+        log.critical("cannot work with this database: %s", redact(str(error)))
+        self.process.end(EXIT_CONFIG)
 
     def _prepare(self) -> None:
         if self.settings.database_url.startswith("sqlite"):
@@ -183,3 +190,9 @@ class Heartbeat(ProcessActor):
             log.warning("could not remove this worker's row, it will expire: %s", redact(str(error)))
         self._store.close()
         self.process.end(0)
+
+
+def _age_s() -> float:
+    """Seconds since this process was started: the interpreter and its imports have taken some already."""
+    started_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_ticks / os.sysconf("SC_CLK_TCK")

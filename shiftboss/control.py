@@ -20,6 +20,13 @@ PARENT_PID_VARIABLE: Final = "SHIFTBOSS_PARENT_PID"
 CHILD_NAME_VARIABLE: Final = "SHIFTBOSS_CHILD_NAME"
 INCARNATION_VARIABLE: Final = "SHIFTBOSS_INCARNATION"
 
+# What a process ends with; those of sysexits(3) where there is one.
+EXIT_USAGE: Final = 64  # wrong command line
+EXIT_GAVE_UP: Final = 70  # boot failures, or more restarts than the budget
+EXIT_OS_ERROR: Final = 71  # the process could not be made at all
+EXIT_UNREACHABLE: Final = 75  # something that the service needs was not reached in time
+EXIT_CONFIG: Final = 78  # bad configuration
+
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 _MAX_FDS: Final = 4
 

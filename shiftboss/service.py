@@ -26,11 +26,11 @@ from shiftboss.config import (
     settings_to_json,
     source_to_json,
 )
+from shiftboss.control import EXIT_CONFIG
 from shiftboss.errors import ConfigError
 from shiftboss.logs import configure_logging
 from shiftboss.supervisor import Blueprint, ChildSpec, Reloadable, Restart, Supervisor, SupervisorSettings
 from shiftboss.supervisor.listening import choose_listener, take_listeners
-from shiftboss.supervisor.spec import EXIT_CONFIG
 
 log = logging.getLogger("shiftboss.service")
 

@@ -16,6 +16,7 @@ import msgspec
 
 from shiftboss import commands
 from shiftboss.clock import Clock
+from shiftboss.control import EXIT_USAGE
 from shiftboss.events import Event, emit
 from shiftboss.supervisor.control_socket import ControlSocket
 from shiftboss.supervisor.conversation import CommandPeer, Conversation, credentials_of
@@ -25,7 +26,6 @@ __all__ = ["CommandPeer", "CommandServer", "Conversation"]
 
 MAX_CONNECTIONS: Final = 16
 SILENCE_S: Final = 10.0  # for a program that asks nothing, or does not take its last answer
-EXIT_USAGE: Final = 64
 
 _OWNER: Final = "control socket"  # of our timers
 _ACCEPT_AGAIN_S: Final = 1.0

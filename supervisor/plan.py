@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from shiftboss.control import EXIT_GAVE_UP
 from shiftboss.supervisor.restart import GroupHistory, restart_delay_s
-from shiftboss.supervisor.spec import EXIT_GAVE_UP, FINAL_BOOT_CODES, ChildSpec, Restart, SupervisorSettings
+from shiftboss.supervisor.spec import FINAL_BOOT_CODES, ChildSpec, Restart, SupervisorSettings
 
 DRAIN_ALLOWANCE_S: Final = 2.0  # the draining child may be late by this much before it is killed
 STOP_ALLOWANCE_S: Final = 5.0  # all others must be gone this long after the drain's deadline

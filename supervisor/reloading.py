@@ -15,7 +15,7 @@ from shiftboss.events import Event, emit
 from shiftboss.supervisor.child import Child
 from shiftboss.supervisor.operations import Asker, Operation, Operations
 from shiftboss.supervisor.rolling import Rolling
-from shiftboss.supervisor.spec import EXIT_CONFIG, Blueprint, ChildSpec
+from shiftboss.supervisor.spec import Blueprint, ChildSpec
 from shiftboss.supervisor.states import ChildState
 from shiftboss.supervisor.status import StatusLine
 from shiftboss.supervisor.timers import Timers
@@ -209,7 +209,7 @@ class Reloading:
         emit(self._log, logging.INFO, Event.SERVICE_RELOAD_FINISHED, f"reloaded: {text}", changes=changes, duration_s=duration_s)
         self._end(True, text, None)
 
-    def _fail(self, why: str, code: int | None = EXIT_CONFIG) -> None:
+    def _fail(self, why: str, code: int | None = control.EXIT_CONFIG) -> None:
         self._conclude(False, f"nothing was changed: {why}", code)
 
     def _conclude(self, ok: bool, text: str, code: int | None) -> None:

@@ -66,7 +66,7 @@ class Shutdown:
         emit(self._log, logging.INFO, Event.SERVICE_STOPPING, f"stopping: {why}", reason=why, deadline_s=round(deadline_s, 3))
         self._status.stopping(why)
         for child in self._tree.running:
-            self._tree.tell(child, control.Drain())  # at once, not when its turn to stop has come
+            self._tree.tell(child, control.Drain(why=f"stopping: {why}"))  # at once, not when its turn to stop has come
         for child in self._tree.children.values():
             self._settle(child)
         self._timers.set("", "progress", _PROGRESS_EVERY_S, self._progress)

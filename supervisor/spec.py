@@ -7,13 +7,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 
+from shiftboss.control import EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_USAGE
 from shiftboss.errors import ConfigError
 
-EXIT_USAGE = 64  # wrong command line
-EXIT_OS_ERROR = 71  # the process could not be made at all
-EXIT_GAVE_UP = 70  # boot failures, or more restarts than the budget
-EXIT_UNREACHABLE = 75  # something that the service needs was not reached in time
-EXIT_CONFIG = 78  # bad configuration
 EXIT_INTERRUPTED = 130  # third Ctrl-C
 
 FINAL_BOOT_CODES = frozenset({EXIT_USAGE, EXIT_UNREACHABLE, EXIT_CONFIG})

@@ -15,7 +15,7 @@ from shiftboss.events import Event, emit
 from shiftboss.supervisor import orphans
 from shiftboss.supervisor.child import Child, Exit, Process, memory_file, spawn
 from shiftboss.supervisor.links import Obituaries, peers_of
-from shiftboss.supervisor.spec import EXIT_OS_ERROR, ChildSpec, start_groups
+from shiftboss.supervisor.spec import ChildSpec, start_groups
 from shiftboss.supervisor.states import ChildEvent, ChildState
 from shiftboss.supervisor.timers import Timers
 
@@ -94,7 +94,7 @@ class Tree:
         except OSError as error:
             child.begin(None, self._clock.monotonic_s())
             child.reason = f"cannot run {child.spec.argv[0]}: {error}"
-            return Exit(EXIT_OS_ERROR, None)
+            return Exit(control.EXIT_OS_ERROR, None)
         child.begin(process, self._clock.monotonic_s())
         self._by_pid[process.pid] = child
         self.selector.register(process.control, selectors.EVENT_READ, child)

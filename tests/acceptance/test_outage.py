@@ -82,7 +82,7 @@ def test_a_stop_is_bounded_while_the_database_is_away(own_cluster: PgCluster, tm
 
 
 def test_no_database_within_the_start_timeout_is_exit_code_75(tmp_path: Path) -> None:
-    with Worker("postgresql://nobody@127.0.0.1:1/nothing", tmp_path, start_timeout_s=2.0) as worker:
+    with Worker("postgresql://nobody@127.0.0.1:1/nothing", tmp_path, start_timeout_s=1.5) as worker:
         assert worker.process.wait(20) == 75
         assert any("start_timeout" in line["message"] for line in worker.lines())
         until("nothing left", lambda: not worker.left_over(), 2.0)
@@ -94,6 +94,13 @@ def test_a_database_without_a_schema_is_exit_code_78_and_the_message_says_what_t
     with Worker(pg_empty_database, tmp_path) as worker:
         assert worker.process.wait(20) == 78
         assert any("shiftboss db migrate" in line["message"] for line in worker.lines())
+
+
+def test_an_address_that_no_driver_understands_is_exit_code_78_at_once(tmp_path: Path) -> None:
+    with Worker("postgresql://nobody@127.0.0.1:1/nothing?no_such=1", tmp_path) as worker:
+        assert worker.process.wait(20) == 78
+        assert len(worker.lines("actor.boot_failed")) == 1
+        assert not any("Traceback" in str(line) for line in worker.lines())
 
 
 def test_code_that_cannot_be_imported_is_exit_code_70_and_its_traceback_is_in_the_log(tmp_path: Path) -> None:

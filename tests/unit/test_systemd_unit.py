@@ -9,7 +9,7 @@ import pytest
 
 from shiftboss.cli.main import main
 from shiftboss.config import Settings
-from shiftboss.supervisor.spec import EXIT_CONFIG, EXIT_GAVE_UP, EXIT_UNREACHABLE, EXIT_USAGE
+from shiftboss.control import EXIT_CONFIG, EXIT_GAVE_UP, EXIT_UNREACHABLE, EXIT_USAGE
 
 UNIT = Path(__file__).parents[2] / "systemd" / "shiftboss@.service"
 
