@@ -186,7 +186,7 @@ class Settings:
 
     log_format: str = choice(
         "auto",
-        "auto: text on a terminal, journal lines under systemd, else JSON.",
+        "auto: text on a terminal, entries with fields in the journal under systemd, else JSON.",
         ("auto", "text", "json", "journal"),
     )
     log_level: str = choice("info", "The least important lines that are written.", ("debug", "info", "warning", "error"))
