@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from tests.chaos import injectors, invariants, ledger, logs, recovery, rows
+from tests.chaos import injectors, invariants, ledger, leftovers, logs, recovery, rows
 from tests.chaos.conduct import Conductor, Report, Result
 from tests.chaos.invariants import Evidence
 from tests.chaos.logs import LogLine
@@ -64,6 +64,7 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
         evidence = collect(world, lines)
         found = invariants.check(evidence)
         found["as it ran"] = world.findings
+        found["I11 no leftovers"] += leftovers.of_world(world)
         found["secrets"] = _leaks(world)
     found["harness"] = [
         f"fault {one.fault.number} {one.fault.kind}: {one.text}" for one in reports if one.result is Result.BROKEN

@@ -25,6 +25,7 @@ from tests.chaos.schedule import Facts, Schedule
 from tests.chaos.totals import Totals
 
 SHOWN: Final = 20
+SPARE: Final = 1.04  # some faults never find a target
 NOT_ENOUGH: Final = 3  # exit code: all held, but kinds or outcomes are missing, or the time was over
 
 
@@ -55,7 +56,7 @@ def _totals(options: argparse.Namespace) -> Totals:
 def _rounds(options: argparse.Namespace, sums: Totals, folder: Path) -> None:
     give_up_s = time.monotonic() + options.minutes * 60.0
     while (sums.faults < options.faults or sums.tasks < options.tasks) and time.monotonic() < give_up_s:
-        faults = min(options.round, max(options.faults - sums.faults, options.round // 10))
+        faults = min(int(options.round * SPARE), int((options.faults - sums.faults) * SPARE) + 1)
         share = min(1.0, options.round / options.faults)
         tasks = max(1_000, min(int(options.tasks * share), options.tasks - sums.tasks))
         sums.outcomes.append(_round(_draw(options, sums.next_seed, faults), folder, tasks, options.keep))

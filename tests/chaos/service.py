@@ -15,6 +15,7 @@ from shiftboss import commands
 from shiftboss.cli.exits import NoAnswer
 from tests.acceptance.worker import Worker, is_running
 from tests.chaos.injectors.base import NoTarget
+from tests.chaos.leftovers import descriptors
 from tests.chaos.logs import Tail
 
 START_TIMEOUT_S: Final = 60.0
@@ -39,6 +40,7 @@ class Service:
         self._folder, self._url, self._settings = folder, url, settings
         self.worker: Worker | None = None
         self.started_s = 0.0
+        self.descriptors = 0  # that the supervisor had open when it was seen to be ready
         self._tail, self._events = Tail(folder / "none"), set[str]()
         self._reading = threading.Lock()
 
@@ -49,7 +51,7 @@ class Service:
         number = len(self.logs) + 1
         self.worker = Worker(self._url, self._folder, f"{self.name}-{number}", **self._settings)
         self.logs.append(self.worker.log_file)
-        self.started_s = time.monotonic()
+        self.started_s, self.descriptors = time.monotonic(), 0
         self.expected = None
         with self._reading:
             self._tail, self._events = Tail(self.worker.log_file), set()
@@ -59,6 +61,7 @@ class Service:
         give_up_s, pause = time.monotonic() + timeout_s, threading.Event()
         while time.monotonic() < give_up_s:
             if self.has_said("service.ready"):
+                self.descriptors = self.descriptors or descriptors(self.present().process.pid)
                 return True
             if not self.is_up:
                 return False

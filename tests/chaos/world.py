@@ -15,6 +15,7 @@ from shiftboss import commands
 from shiftboss.errors import StoreUnavailable
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
+from tests.chaos import leftovers
 from tests.chaos.injectors.base import NoTarget
 from tests.chaos.ledger import Book
 from tests.chaos.producer import Producer
@@ -225,6 +226,7 @@ class World:
         for service in self.services.values():
             with service.held(60.0):
                 worker, began_s = service.present(), time.monotonic()
+                self.findings += leftovers.of_supervisor(service, service.descriptors)
                 service.expected = "stopped"
                 code = worker.stop(timeout_s=limit_s + 30.0)
                 took_s = time.monotonic() - began_s
