@@ -180,9 +180,11 @@ def test_the_story_of_a_task_tells_of_the_process_that_died_under_it(day: Day) -
 
 def test_what_is_exported_is_json_and_goes_on_where_it_ended(day: Day) -> None:
     command = queries()["How do I send it to an aggregator?"][0].replace("/var/tmp/shiftboss.cursor", "/var/tmp/again.cursor")
-    lines = run(*command.split()).ok().out.splitlines()
-    assert all(isinstance(json.loads(line), dict) for line in lines)
-    assert len(lines) > 20
+    entries = [json.loads(line) for line in run(*command.split()).ok().out.splitlines()]
+    assert len(entries) > 20
+    of_tasks = [entry for entry in entries if entry.get("TASK_TYPE") == "mail:send"]
+    assert len({entry["WORKER_ID"] for entry in of_tasks}) == 1  # the handler's lines and the claimer's
+    assert {entry["SHIFTBOSS_PROCESS"] for entry in of_tasks} == {"executor-1", "claimer"}
     again = subprocess.run([*command.split(), "--quiet"], capture_output=True, text=True, check=True).stdout
     assert again == ""
 
