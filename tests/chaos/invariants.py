@@ -229,8 +229,19 @@ def exercised(e: Evidence) -> Counter[str]:
             pairs["pending -> cancelled"] += 1
         if row.id in e.ledger.retried:
             pairs["retried"] += 1
+    pairs["zombie ends beside its successor"] = sum(1 for _ in _zombies(e))
     pairs["fenced"] = sum(event == "task.fenced" for event, *_rest in e.verdicts)
     return pairs
+
+
+def _zombies(e: Evidence) -> Iterator[Key]:
+    """Claims that reached their end while a later one of the same task ran: where a missing guard would show."""
+    for (task_id, fence), ends in e.ledger.ends.items():
+        last = e.last_start.get(task_id, fence)
+        if last > fence and e.ledger.starts[task_id, last][0].at_s < ends[0][0]:
+            over_s = e.ledger.ends.get((task_id, last), [(float("inf"), "")])[0][0]
+            if ends[0][0] < over_s:
+                yield task_id, fence
 
 
 def verdicts_of(lines: Iterable[LogLine]) -> tuple[list[tuple[str, str, int, str]], list[tuple[int, str]]]:

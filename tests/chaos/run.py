@@ -21,11 +21,12 @@ from tests.chaos import injectors, schedule, totals
 from tests.chaos.injectors import Injector
 from tests.chaos.round import Outcome
 from tests.chaos.round import run as run_round
-from tests.chaos.schedule import Facts, Schedule
+from tests.chaos.schedule import Facts, Fault, Schedule
 from tests.chaos.totals import Totals
 
 SHOWN: Final = 20
 SPARE: Final = 1.04  # some faults never find a target
+DURING_OUTAGE: Final = frozenset({f"{how}:{role}" for how in ("kill", "freeze") for role in ("executor", "claimer", "leader")})
 NOT_ENOUGH: Final = 3  # exit code: all held, but kinds or outcomes are missing, or the time was over
 
 
@@ -38,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"seed {sums.seed}, {options.database}, everything in {folder}", flush=True)
     if options.replay:
         sums.outcomes.append(_round(schedule.load(options.replay), folder, options.tasks, options.keep))
+    elif options.outage:
+        sums.outcomes.append(_round(_outage(sums.seed, options.outage), folder, options.tasks, options.keep))
     else:
         _rounds(options, sums, folder)
     return _judge(options, sums)
@@ -74,6 +77,15 @@ def _draw(options: argparse.Namespace, seed: int, faults: int) -> Schedule:
     return schedule.draw(seed, facts, _chosen(options, facts), faults, options.rate, options.at_least)
 
 
+def _outage(seed: int, down_s: float) -> Schedule:
+    """PostgreSQL is away for minutes, and actors are killed and frozen meanwhile, now and then."""
+    facts, every_s = Facts(database="postgres"), 6.0
+    some = [one for one in injectors.fitting(facts) if one.kind in DURING_OUTAGE]
+    plan = schedule.draw(seed, facts, some, int(down_s / every_s), 1 / every_s, at_least=1)
+    away = Fault(number=len(plan.faults) + 1, kind="pg:away", at_s=3.0, params={"down_s": down_s})
+    return Schedule(seed=seed, facts=facts, faults=sorted([away, *plan.faults], key=lambda fault: fault.at_s))
+
+
 def _chosen(options: argparse.Namespace, facts: Facts) -> Sequence[Injector]:
     fitting = injectors.fitting(facts)
     if not options.only:
@@ -103,10 +115,11 @@ def _judge(options: argparse.Namespace, sums: Totals) -> int:
     if violations:
         print(f"{len(violations)} violations; seed {sums.next_seed - 1}; replay its schedule.json with --replay")
         return 1
-    absent = [] if options.replay or options.only else list(totals.missing(sums, options.at_least))
+    special = options.replay or options.outage
+    absent = [] if special or options.only else list(totals.missing(sums, options.at_least))
     for sentence in absent:
         print("MISSING", sentence)
-    enough = options.replay or (sums.faults >= options.faults and sums.tasks >= options.tasks)
+    enough = special or (sums.faults >= options.faults and sums.tasks >= options.tasks)
     return 0 if enough and not absent else NOT_ENOUGH
 
 
@@ -123,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=lambda text: text.split(","), help="these kinds, separated by commas")
     parser.add_argument("--resume", type=Path, metavar="STATE.json", help="go on with, and keep, these totals")
     parser.add_argument("--replay", type=Path, metavar="schedule.json", help="one round by a schedule that was saved")
+    parser.add_argument("--outage", type=float, metavar="SECONDS", help="instead: one round with PostgreSQL away for so long")
     parser.add_argument("--report", type=Path, metavar="FILE.md")
     parser.add_argument("--folder", type=Path, help="where the rounds live; default: a new one under /tmp")
     parser.add_argument("--keep", action="store_true", help="keep the folders of good rounds, too")

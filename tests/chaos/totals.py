@@ -29,6 +29,7 @@ MUST_SEE: Final = (
     "pending -> cancelled",
     "retried",
     "fenced",
+    "zombie ends beside its successor",
 )
 
 
