@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import os
 import select
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,24 +131,34 @@ def test_only_one_thread_starts_processes() -> None:
 # ---- as the first process of a container
 
 
-def as_init(*specs: dict[str, Any]) -> subprocess.Popen[str]:
+@contextlib.contextmanager
+def as_init(*specs: dict[str, Any]) -> Iterator[subprocess.Popen[str]]:
     """A service that is process 1 of a namespace of its own; what the harness knows of processes means nothing there."""
     unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
         pytest.skip("needs the right to make a process namespace")
     command = [*unshare, *PYTHON, SERVICE, json.dumps(specs), json.dumps({"cancel_grace_s": 1.0}), "", ""]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": PYTHON_PATH}, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, "PYTHONPATH": PYTHON_PATH}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as unshare:
+        limit = threading.Timer(2 * PATIENCE_S, unshare.kill)  # whoever reads its lines sees the end of them
+        limit.start()
+        try:
+            yield unshare
+        finally:
+            limit.cancel()
+            unshare.kill()
 
 
 def test_as_process_1_it_takes_no_strangers_end_for_a_childs() -> None:
     executor = child("executor", "--strangers", "--facts", ping=False)
     with as_init(executor, child("claimer", links=["executor"])) as unshare:
         assert unshare.stderr is not None
-        deadline_s, strangers, ready, facts = time.monotonic() + PATIENCE_S, set[int](), False, False
+        strangers, ready, facts = set[int](), False, False
         lines: list[dict[str, Any]] = []
         while strangers < {3, 4, 70} or not ready or not facts:
-            assert time.monotonic() < deadline_s, lines
-            lines.append(line := json.loads(unshare.stderr.readline()))
+            text = unshare.stderr.readline()
+            assert text, lines
+            lines.append(line := json.loads(text))
             ready |= line.get("event") == "service.ready"
             facts |= line.get("said") == "facts" and line["parent"]
             if line.get("event") == "orphan.reaped":

@@ -327,6 +327,17 @@ def test_term_in_every_phase_of_a_reload_ends_with_0_and_leaves_nobody(tmp_path:
         assert not running.seen(event="service.stopped", exit_code=1)
 
 
+def test_a_stop_does_not_wait_for_a_check_that_hangs(tmp_path: Path) -> None:
+    with service(tmp_path) as running:
+        running.wait_ready()
+        running.plan(check="hang")
+        running.command("reload")
+        running.wait_for(said="check")
+        assert running.stop() == 0
+        (stopping,) = running.seen(event="service.stopping")
+        assert running.seen(event="actor.killed", actor="check", reason="stop")[0] in running.before(stopping)
+
+
 def test_an_executor_that_crashes_during_a_reload_does_not_disturb_it(tmp_path: Path) -> None:
     with service(tmp_path) as running:
         running.wait_ready()

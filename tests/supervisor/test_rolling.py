@@ -222,11 +222,13 @@ def test_a_worn_out_executor_is_replaced_successor_first_and_once_however_often_
 
 
 def test_a_worn_out_executor_goes_on_when_its_successor_does_not_start(tmp_path: Path) -> None:
-    with service(tmp_path, "--tired", "executor-1", "--boot", "exit:5", "--only", "executor-3") as running:
+    tired = ("--tired", "executor-1") * 3
+    with service(tmp_path, *tired, "--boot", "exit:5", "--only", "executor-3") as running:
         running.wait_for(event="actor.boot_failed", actor="executor-3")
         assert running.obey("scale", executors=2)["text"] == "2 already"
         assert ready_executors(running) == {"executor-1", "executor-2"}
         assert not running.seen(event="actor.retiring")
+        assert len(running.seen(event="actor.starting", actor="executor-3")) == 1, "it is tried again later, not at once"
         assert running.stop() == 0
 
 
