@@ -78,7 +78,7 @@ def _round(tally: Tally, seed: str, count: int, image: Image, number: int) -> Im
         tally.operations += len(recording.operations)
         tally.syncs += sum(type(one).__name__ == "Sync" for one in recording.operations)
         tally.steps.update(step.name for step in recording.steps)
-        left = []
+        left: list[Image] = []
         for cut in cuts(recording, cut_folder, seed, count):
             tally.verdicts[cut.verdict] += 1
             if cut.verdict is not Verdicts.GOOD:

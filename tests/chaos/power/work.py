@@ -163,7 +163,7 @@ class _Work:
             return self._migrate
         if len(self._ids()) > MAX_TASKS:
             return self._delete
-        weights, acts = zip(*self._plan, strict=True)
+        weights, acts = [one for one, _act in self._plan], [act for _one, act in self._plan]
         return self._rng.choices(acts, weights=weights)[0]
 
     # ---- the players

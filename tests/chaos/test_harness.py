@@ -1,0 +1,124 @@
+"""The harness itself: schedules are the same for the same seed, and each check fails on what it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import injectors, invariants, ledger, schedule
+from tests.chaos.invariants import Evidence
+from tests.chaos.ledger import Ledger
+from tests.chaos.rows import AttemptRow, Rows, TaskRow
+from tests.chaos.schedule import Facts
+
+TASK = "01a00000-0000-7000-8000-000000000001"
+OTHER = "01a00000-0000-7000-8000-000000000002"
+# A task whose first claim failed and whose second completed it.
+ROW = TaskRow(TASK, "chaos:noop", "completed", 2, 5, 2, "w-1-a", None, False, result=2)
+FAILED = AttemptRow(TASK, 1, 1, "failed", "w-1-a", "OnPurpose: on purpose fence=1")
+LINES = (
+    f"T {TASK}",
+    f"A {TASK}",
+    f"S {TASK} 1 1.0 w-1-a",
+    f"E {TASK} 1 1.1 failed",
+    f"S {TASK} 2 1.2 w-1-a",
+    f"E {TASK} 2 1.3 ok",
+)
+VERDICTS = [("task.failed", TASK, 1, "failed"), ("task.fenced", TASK, 7, "")]
+TERMS = [(1, "w-1-a"), (2, "w-2-b")]
+
+
+def evidence(
+    *,
+    tasks: list[TaskRow] | None = None,
+    attempts: list[AttemptRow] | None = None,
+    lines: tuple[str, ...] = LINES,
+    verdicts: list[tuple[str, str, int, str]] = VERDICTS,
+    terms: list[tuple[int, str]] = TERMS,
+    workers: list[str] | None = None,
+    departures: dict[str, int] | None = None,
+) -> Evidence:
+    book = Ledger()
+    book.add_all(lines)
+    rows = Rows(
+        tasks=[ROW] if tasks is None else tasks,
+        attempts=[FAILED] if attempts is None else attempts,
+        workers=workers or [],
+        leader=("w-2-b", 2),
+        departures={"chaos:noop": 1} if departures is None else departures,
+    )
+    return Evidence(rows=rows, ledger=book, verdicts=verdicts, terms=terms)
+
+
+def broken(e: Evidence) -> set[str]:
+    return {name.split()[0] for name, found in invariants.check(e).items() if found}
+
+
+def test_nothing_is_wrong_with_what_is_right() -> None:
+    assert broken(evidence()) == set()
+
+
+BREAKS: dict[str, tuple[str, Callable[[], Evidence]]] = {
+    "acknowledged and gone": ("I1", lambda: evidence(lines=(*LINES, f"T {OTHER}", f"A {OTHER}"))),
+    "twice": ("I1", lambda: evidence(tasks=[ROW, replace(ROW, status="dead_letter", hot=True)])),
+    "from nowhere": ("I2", lambda: evidence(tasks=[ROW, replace(ROW, id=OTHER)])),
+    "refused and there": ("I2", lambda: evidence(lines=(*LINES, f"X {TASK}"))),
+    "completed and failed": ("I3", lambda: evidence(attempts=[FAILED, replace(FAILED, fence=2, attempt=2)])),
+    "stale result": ("I4", lambda: evidence(tasks=[replace(ROW, result=1)])),
+    "a later claim was started": ("I4", lambda: evidence(lines=(*LINES, f"S {TASK} 3 1.4 w-1-a"))),
+    "completed without an end": ("I4", lambda: evidence(lines=LINES[:-1])),
+    "another claim's error": ("I4", lambda: evidence(attempts=[replace(FAILED, error="on purpose fence=2")])),
+    "failed without having failed": ("I4", lambda: evidence(lines=(*LINES[:3], *LINES[4:]))),
+    "false fenced": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 2, "")])),
+    "false fenced of a failure": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 1, "")])),
+    "false applied": ("I5", lambda: evidence(verdicts=[("task.crashed", TASK, 1, "crashed")])),
+    "too many attempts": ("I6", lambda: evidence(tasks=[replace(ROW, attempts=6)])),
+    "an attempt that nobody made": ("I6", lambda: evidence(tasks=[replace(ROW, attempts=3)])),
+    "started twice": ("I7", lambda: evidence(lines=(*LINES, LINES[2]))),
+    "the fence fell": ("I8", lambda: evidence(tasks=[replace(ROW, fence=1, result=1)])),
+    "two leaders of a term": ("I9", lambda: evidence(terms=[*TERMS, (2, "w-1-a")])),
+    "the term fell": ("I9", lambda: evidence(terms=[*TERMS, (3, "w-1-a")])),
+    "still running": ("I10", lambda: evidence(tasks=[replace(ROW, status="running", hot=True)])),
+    "a row of a worker": ("I11", lambda: evidence(workers=["w-1-a"])),
+    "not counted": ("departures", lambda: evidence(departures={})),
+}
+
+
+@pytest.mark.parametrize("what", BREAKS)
+def test_each_check_sees_what_it_is_there_for(what: str) -> None:
+    name, make = BREAKS[what]
+    assert name in broken(make())
+
+
+def test_a_zombie_beside_its_successor_is_counted() -> None:
+    lines = (*LINES[:3], LINES[4], f"E {TASK} 1 1.25 failed", LINES[5])
+    assert invariants.exercised(evidence(lines=lines))["zombie ends beside its successor"] == 1
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_schedule_comes_from_its_seed_has_every_kind_and_survives_a_file(database: str, tmp_path: Path) -> None:
+    facts = Facts(database=database)
+    kinds = injectors.fitting(facts)
+    plan = schedule.draw(7, facts, kinds, 400, 10.0)
+    assert plan == schedule.draw(7, facts, kinds, 400, 10.0) != schedule.draw(8, facts, kinds, 400, 10.0)
+    counts = [sum(fault.kind == kind.kind for fault in plan.faults) for kind in kinds]
+    assert min(counts) >= schedule.MIN_PER_KIND
+    assert [fault.at_s for fault in plan.faults] == sorted(fault.at_s for fault in plan.faults)
+    plan.save(tmp_path / "plan.json")
+    assert schedule.load(tmp_path / "plan.json") == plan
+
+
+def test_the_ledger_is_read_as_it_was_written_and_survives_a_closed_descriptor(tmp_path: Path) -> None:
+    import os
+
+    book = ledger.Book(tmp_path, "some")
+    book.write(f"T {TASK}\n")
+    os.closerange(book._file, book._file + 1)  # as a task does that closes what it does not know
+    book.write(f"A {TASK}\n")
+    found = ledger.read(tmp_path)
+    assert found.tried == found.acknowledged == {TASK}
+    with pytest.raises(ValueError, match="no line of a ledger"):
+        Ledger().add_all(["S torn"])
