@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
+from shiftboss.actors.board import Board
 from shiftboss.actors.layout import CELL_BYTES, LISTEN_FD_VARIABLE, SETTINGS_VARIABLE
 from shiftboss.commands import socket_path
 from shiftboss.config import (
@@ -28,7 +29,7 @@ from shiftboss.config import (
 )
 from shiftboss.control import EXIT_CONFIG
 from shiftboss.errors import ConfigError
-from shiftboss.logs import configure_logging
+from shiftboss.logs import bind_worker, configure_logging, flush_logging
 from shiftboss.supervisor import Blueprint, ChildSpec, Reloadable, Restart, Supervisor, SupervisorSettings
 from shiftboss.supervisor.listening import choose_listener, take_listeners
 
@@ -212,7 +213,10 @@ def main() -> int:
         supervisor_settings(settings),
         reloadable=Reloads(source, http_fd).reloadable(settings),
         control_path=control_path(settings),
+        flush_log=flush_logging,
     )
+    board = Board(os.dup(supervisor.board_fd))
+    bind_worker(lambda: board.worker_id)
     return supervisor.run()
 
 

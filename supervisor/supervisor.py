@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import selectors
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, assert_never
@@ -39,6 +39,7 @@ from shiftboss.supervisor.tree import Tree
 
 _LATE_S: Final = 1.0  # a loop this late proves nothing about its children
 _ORPHANS_S: Final = 2.0
+_FLUSH_LOG_S: Final = 1.0
 _LAST_WORDS_S: Final = 0.5  # for programs that wait for the end
 
 
@@ -48,6 +49,7 @@ class Supervisor:
     Args:
         reloadable: how a reload finds out what to do; None: it cannot be reloaded.
         control_path: where the control socket is to be; None: there is none.
+        flush_log: sends lines that the log has not taken yet, without blocking; False: some still wait.
 
     Raises:
         ConfigError: the specs contradict each other.
@@ -60,12 +62,13 @@ class Supervisor:
         *,
         reloadable: Reloadable | None = None,
         control_path: Path | None = None,
+        flush_log: Callable[[], bool] = lambda: True,
         clock: Clock | None = None,
         notify: Notifier | None = None,
         log: logging.Logger | None = None,
     ) -> None:
         check_specs(specs)
-        self._settings = settings
+        self._settings, self._flush_log = settings, flush_log
         self._clock = clock = clock or SystemClock()
         self._log = log = log or logging.getLogger("shiftboss.supervisor")
         self._notify = notify or Notifier()
@@ -102,6 +105,11 @@ class Supervisor:
 
     def _new_history(self) -> GroupHistory:
         return GroupHistory(RestartBudget(self._settings.max_restarts, self._settings.restart_period_s))
+
+    @property
+    def board_fd(self) -> int:
+        """Of the shared memory that all children write to."""
+        return self._tree.board_fd
 
     def run(self) -> int:
         """Start everything, keep it running, stop it. Call it once, from the main thread.
@@ -174,6 +182,8 @@ class Supervisor:
         if due_s is not None and self._clock.monotonic_s() - due_s > _LATE_S:
             self._liveness.forgive()
         self._timers.run_due()
+        if not self._flush_log():
+            self._timers.set("", "log", _FLUSH_LOG_S, lambda: None)  # a turn that tries again
 
     def _serve(self, child: Child, mask: int) -> None:
         if mask & selectors.EVENT_WRITE:

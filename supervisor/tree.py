@@ -32,7 +32,7 @@ class Tree:
         self._incarnations: dict[str, int] = {}  # of children that have been removed
         self._peers = peers_of(specs)
         self._obituaries = Obituaries(self._tell_by_name)
-        self._board_fd = memory_file("board", board_bytes)
+        self.board_fd = memory_file("board", board_bytes)
         self._by_pid: dict[int, Child] = {}
         self._timers, self._clock, self._log = timers, clock, log
 
@@ -90,7 +90,7 @@ class Tree:
         """Start the next incarnation, with the deaths it has to hear of and its links; an `Exit` when it could not be made."""
         child.incarnation += 1
         try:
-            process = spawn(child.spec, child.incarnation, self._board_fd)
+            process = spawn(child.spec, child.incarnation, self.board_fd)
         except OSError as error:
             child.begin(None, self._clock.monotonic_s())
             child.reason = f"cannot run {child.spec.argv[0]}: {error}"
@@ -259,4 +259,4 @@ class Tree:
         """Give back every descriptor."""
         self._obituaries.close()
         self.selector.close()
-        os.close(self._board_fd)
+        os.close(self.board_fd)

@@ -39,7 +39,7 @@ def encode_entry(record: logging.LogRecord, actor: str) -> bytes:
     if line.traceback:
         message = f"{message}\n{escape_but_newlines(line.traceback)}"
     fields = [
-        ("PRIORITY", str(priority(record.levelno))),
+        ("PRIORITY", str(priority(record.levelno, line.event))),
         ("SYSLOG_IDENTIFIER", IDENTIFIER),
         ("SHIFTBOSS_PROCESS", actor),
         ("MESSAGE", message),

@@ -56,7 +56,7 @@ class JournalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = line_of(record)
         trace = f" traceback={escape(line.traceback)}" if line.traceback else ""
-        return f"<{priority(record.levelno)}>{sentence(line, self._actor)}{trace}"
+        return f"<{priority(record.levelno, line.event)}>{sentence(line, self._actor)}{trace}"
 
 
 _COLOURS: Final = {logging.DEBUG: "2", logging.INFO: "32", logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "1;31"}

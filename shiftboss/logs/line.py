@@ -131,8 +131,10 @@ def sentence(line: Line, actor: str) -> str:
     return f"{actor}{tag(line.task)} {escape(line.name)}{colon}{message}{pairs(line.fields)}"
 
 
-def priority(level: int) -> int:
-    """The syslog priority: 2 a person is needed, 3 broken, 4 unexpected, 6 routine, 7 debug."""
+def priority(level: int, event: str | None = None) -> int:
+    """The syslog priority: 2 a person is needed, 3 broken, 4 unexpected, 5 the service's own life, 6 routine, 7 debug."""
+    if level == logging.INFO and event is not None and event.startswith("service."):
+        return 5
     for floor, number in ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6)):
         if level >= floor:
             return number

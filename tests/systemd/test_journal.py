@@ -56,7 +56,7 @@ def test_priorities_say_who_has_to_care(unit: Unit) -> None:
     (crashed,) = unit.saw("actor.crashed")
     (ready,) = unit.saw("service.ready")
     assert crashed["PRIORITY"] == "3"
-    assert ready["PRIORITY"] in ("5", "6")
+    assert ready["PRIORITY"] == "5"
     assert ready["SYSLOG_IDENTIFIER"] == "shiftboss"
     assert len(ready["MESSAGE_ID"]) == 32
 

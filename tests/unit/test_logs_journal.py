@@ -129,6 +129,12 @@ def test_warnings_say_where_they_come_from(journald: Journald) -> None:
     assert not {"CODE_FILE", "CODE_LINE", "CODE_FUNC"} & set(only(journald))
 
 
+@pytest.mark.parametrize(("event", "priority"), [(Event.SERVICE_STOPPING, 5), (Event.ACTOR_STOPPED, 6)])
+def test_the_services_own_life_is_a_notice(journald: Journald, event: Event, priority: int) -> None:
+    emit(log, logging.INFO, event)
+    assert only(journald)["PRIORITY"] == str(priority)
+
+
 @pytest.mark.parametrize(("level", "priority"), [("debug", 7), ("info", 6), ("warning", 4), ("error", 3), ("critical", 2)])
 def test_priorities(journald: Journald, level: str, priority: int) -> None:
     getattr(log, level)("x")
