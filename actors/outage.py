@@ -10,7 +10,8 @@ from shiftboss.actors.board import Board
 from shiftboss.events import Event, emit
 
 FIRST_WAIT_S = 0.1
-LONGEST_WAIT_S = 5.0
+# Whoever waits longer lets the database stand idle when it is back after minutes; more often would be a burden on its start.
+LONGEST_WAIT_S = 1.5
 SAID_EVERY_S = 60.0
 
 
