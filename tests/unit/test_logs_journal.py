@@ -147,7 +147,7 @@ def test_a_lone_surrogate_and_an_object_that_cannot_be_shown_are_said(journald: 
             raise RuntimeError
 
     # Past pytest's own handlers: what they capture, its workers could not send to each other.
-    handler().handle(logging.makeLogRecord({"msg": "\ud800", "number": float("nan")}))
+    handler().handle(log.makeRecord(log.name, logging.INFO, __file__, 1, "\ud800", (), None, extra={"number": float("nan")}))
     assert only(journald)["SHIFTBOSS_NUMBER"] == "nan"
     handler().handle(logging.makeLogRecord({"msg": Broken()}))
     assert "cannot be formatted: RuntimeError" in only(journald)["MESSAGE"]
