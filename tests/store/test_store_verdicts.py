@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from store_harness import World, ask, by_id, ended, finish, finish_one, lead, lease, put, raw_json, take, take_one, view
+from store_harness import World, ask, by_id, ended, finish, finish_one, lead, lease, put, raw_json, status, take, take_one, view
 
 from shiftboss.model import (
     MAX_REFUNDS,
@@ -242,6 +242,17 @@ def test_a_release_of_a_running_task_gives_its_attempt_back(store: Store) -> Non
     store.exchange(Exchange(worker_id="w1", releases=[lease(claim), lease(claim)]))
     found = view(store, task_id)
     assert (found.status, found.attempts) == (TaskState.PENDING, 0)
+
+
+def test_a_release_past_the_cap_is_charged_and_recorded(world: World) -> None:
+    task_id = put(world.store, max_attempts=2)
+    world.raw(f"UPDATE tasks SET refunds = {MAX_REFUNDS}")
+    for expected in (TaskState.PENDING, TaskState.DEAD_LETTER):
+        world.store.exchange(Exchange(worker_id="w1", releases=[lease(take_one(world.store))]))
+        assert status(world.store, task_id) is expected
+    found = world.store.attempts(task_id)
+    assert [(attempt.attempt, attempt.outcome) for attempt in found] == [(1, Outcome.INTERRUPTED), (2, Outcome.INTERRUPTED)]
+    assert all(str(MAX_REFUNDS) in (attempt.error or "") for attempt in found)  # each says why it counts
 
 
 def test_a_start_charges_the_attempt_once(store: Store) -> None:

@@ -52,17 +52,22 @@ class Ledger:
             )
 
     def released(self, held: Held, move: Move) -> None:
-        """A task that its owner gave back unstarted: no attempt was made."""
+        """A task that its owner gave back unstarted; an attempt that stays charged is recorded as interrupted."""
         self._moved(held, move)
+        if move.attempts == held.charged:
+            self._unended(held, Outcome.INTERRUPTED, move.error)
 
     def recovered(self, held: Held, move: Move) -> None:
         """A task whose worker is gone; a charged attempt is recorded as lost."""
         self._moved(held, move)
         if move.attempts == held.charged:
-            error = move.error or f"worker {held.worker_id} is gone"
-            self._attempts.append(
-                (held.id, held.fence, held.charged, Outcome.LOST, held.worker_id, held.started_at, self._now, None, error, None)
-            )
+            self._unended(held, Outcome.LOST, move.error or f"worker {held.worker_id} is gone")
+
+    def _unended(self, held: Held, outcome: Outcome, error: str | None) -> None:
+        """A charged attempt of which its owner reported no end."""
+        self._attempts.append(
+            (held.id, held.fence, held.charged, outcome, held.worker_id, held.started_at, self._now, None, error, None)
+        )
 
     def cancelled(self, task_id: str, type_: str, attempts: int) -> None:
         """A pending task that an operator cancelled."""
