@@ -83,7 +83,9 @@ class Claimer(ProcessActor):
         self._halt = Halt(self._roster, self._outbox, process.tell_parent, self._round, self._end_stop)
 
     def begin(self) -> None:
-        self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+        self._store: Store = open_store(
+            self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
+        )
         self._sweeps = Sweeps(self._store, self._roster, self._outbox, self._watcher, self._board)
         Doorbell.start(self._store.listener, self.actor_ref, self._board)
         self._soon()
@@ -274,6 +276,7 @@ class Claimer(ProcessActor):
             self._outage.over()
         except StoreUnavailable as error:
             self._timer.after("round", self._outage.wait_s(error))
+            self._say_ready()  # the service has been up, or there were no worker: to wait is what there is to do
             return
         self._plan_next(request)
 
@@ -347,10 +350,13 @@ class Claimer(ProcessActor):
         for claim in left:
             self._roster.release(claim)
 
-    def _plan_next(self, request: Exchange | None) -> None:
+    def _say_ready(self) -> None:
         if not self._is_ready:
             self._is_ready = True
             self.ready()
+
+    def _plan_next(self, request: Exchange | None) -> None:
+        self._say_ready()
         self._set_sleeping()
         more = request is not None and request.claim is not None and not self._lanes.drained
         if more or self._outbox.owes_outcomes:

@@ -127,3 +127,24 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path) -> None:
         assert worker.stop() == 0
     assert max(worker.ends().values()) == 1
     assert len(store.list_tasks(TaskFilter(status=TaskState.COMPLETED), 1_000)) == 500
+
+
+def test_actors_that_die_while_the_database_is_away_for_longer_than_start_timeout_cost_no_service(
+    own_cluster: PgCluster, tmp_path: Path
+) -> None:
+    dsn = own_cluster.create_database("long")
+    store = open_store(dsn)
+    store.migrate()
+    enqueue(store, [handlers.short.prepare(5) for _ in range(300)])
+    store.close()
+    with Worker(dsn, tmp_path, start_timeout_s=2.0) as worker:
+        worker.ready()
+        own_cluster.stop(signal.SIGQUIT)
+        for actor in ("claimer", "leader", "heartbeat"):
+            assert worker.kill(actor)
+        handlers.pause(10.0)
+        assert worker.process.poll() is None, worker.log_file.read_text()[-2000:]
+        own_cluster.start()
+        until("all over", lambda: completed(dsn) == 300, 30)
+        assert not worker.lines("actor.hung")
+        assert worker.stop() == 0

@@ -250,6 +250,8 @@ def verdicts_of(lines: Iterable[LogLine]) -> tuple[list[tuple[str, str, int, str
     for line in lines:
         event, fields = line.get("event"), line.get("fields") or {}
         if event == "task.fenced" or (event in _APPLIED and "fence" in fields):
+            if "task_id" not in fields:
+                raise ValueError(f"a verdict that names no task: {line}")
             verdicts.append((str(event), str(fields["task_id"]), int(fields["fence"]), str(fields.get("outcome", ""))))
         elif event == "leader.elected":
             terms.append((int(fields["term"]), str(fields["worker_id"])))
