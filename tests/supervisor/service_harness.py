@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,10 +44,15 @@ def executors(count: int, *options: str, **spec: Any) -> list[dict[str, Any]]:
 
 
 class Conversation:
-    """One command over the control socket."""
+    """One command over the control socket.
 
-    def __init__(self, path: Path, name: str, **fields: Any) -> None:
+    Args:
+        answered: called when the answer is there.
+    """
+
+    def __init__(self, path: Path, name: str, answered: Callable[[], None] = lambda: None, **fields: Any) -> None:
         self.replies: list[Line] = []
+        self._on_answer = answered
         self.asked_s = time.monotonic()
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(path))
@@ -56,7 +61,8 @@ class Conversation:
         self._reader.start()
 
     def _read(self) -> None:
-        with self._socket, self._socket.makefile() as lines:
+        # Reset: it has ended without reading what we had asked.
+        with contextlib.suppress(ConnectionResetError), self._socket, self._socket.makefile() as lines:
             self.replies.extend({**json.loads(line), "at_s": time.monotonic()} for line in lines)
 
     def done(self, timeout_s: float = PATIENCE_S) -> Line:
@@ -65,6 +71,7 @@ class Conversation:
         assert not self._reader.is_alive(), f"no answer within {timeout_s} s: {self.replies}"
         assert self.replies, "hung up without an answer"
         assert self.replies[-1]["reply"] == "done", f"hung up without an answer: {self.replies}"
+        self._on_answer()
         return self.replies[-1]
 
     @property
@@ -73,7 +80,8 @@ class Conversation:
 
     @property
     def took_s(self) -> float:
-        return float(self.done()["at_s"]) - self.asked_s
+        self.done()
+        return float(self.replies[-1]["at_s"]) - self.asked_s
 
 
 class Service:
@@ -95,6 +103,7 @@ class Service:
         self.specs, self.settings, self.folder = specs, settings, folder
         if folder is not None:
             self.plan()
+        self._catches = 0  # how many times its status was asked for
         self.lines: list[Line] = []
         self.raw: list[str] = []  # what is no JSON: tracebacks, faulthandler's dumps
         self._news = threading.Condition()
@@ -204,8 +213,17 @@ class Service:
         (self.folder / "plan").write_text(json.dumps(plan))
 
     def command(self, name: str, **fields: Any) -> Conversation:
-        """Ask over the control socket; the answer may take its time."""
-        return Conversation(self.control_path, name, **fields)
+        """Ask over the control socket; the answer may take its time. What is logged before it is seen when it is there."""
+        return Conversation(self.control_path, name, self._catch_up, **fields)
+
+    def _catch_up(self) -> None:
+        """Until all that the supervisor has said so far is seen: it also says that it was asked this."""
+        try:
+            Conversation(self.control_path, "status").done()
+        except (OSError, AssertionError):
+            return  # it has ended meanwhile, and `wait_exit` sees to the rest
+        self._catches += 1
+        self.wait_for(event="command.received", command="status", count=self._catches)
 
     def obey(self, name: str, **fields: Any) -> Line:
         """Ask and wait for the answer."""
@@ -213,8 +231,9 @@ class Service:
 
     def status(self) -> Line:
         """What it says of itself, at once."""
-        conversation = self.command("status")
+        conversation = Conversation(self.control_path, "status")
         assert conversation.took_s < ANSWER_S, f"status took {conversation.took_s:.3f} s"
+        self._catches += 1
         return dict(conversation.done()["data"])
 
     def actors(self) -> dict[str, Line]:
