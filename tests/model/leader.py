@@ -68,7 +68,7 @@ class Leadership:
     """Election and terms within bounds, or a variant with one rule broken."""
 
     broken: str = ""
-    terms: int = 4
+    terms: int = 3
     on_the_way: int = 2
 
     def initial(self) -> State:

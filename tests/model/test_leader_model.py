@@ -17,7 +17,7 @@ def test_no_interleaving_of_two_workers_breaks_a_property_of_the_lead() -> None:
 
 @pytest.mark.parametrize("variant", BROKEN)
 def test_a_broken_rule_of_the_lead_is_caught(variant: str) -> None:
-    found = explore(Leadership(variant, terms=3))
+    found = explore(Leadership(variant))
     print(f"{variant}: {found.broken} after {found.states:,} states: " + " > ".join(found.trace))
     assert found.broken is not None, f"{variant!r} breaks nothing"
     assert found.broken.startswith(BROKEN[variant])
