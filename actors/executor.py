@@ -53,7 +53,7 @@ class Executor(ProcessActor):
         super().__init__(process)
         assert process.table_fd is not None
         self._table = Table(process.table_fd)
-        board, slots = process.board, int(process.arguments[0])
+        board, slots = process.board, int(process.arguments[0].removeprefix("slots="))
         self._pool = Pool(slots, self._table, lambda: board.worker_id, self._ended, self._on_progress)
         self._outcomes = Outcomes(self._send_outcomes)
         self._claimer: PeerRef[ToExecutor] | None = None

@@ -30,6 +30,7 @@ from shiftboss.logs import bind_worker, close_logging, configure_logging
 
 EXIT_BUG: Final = 1
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 _SS_DISABLE: Final = 2
 _ROLES: Final = {
     "claimer": "shiftboss.actors.claimer:Claimer",
@@ -191,6 +192,11 @@ def _die_with(parent_pid: int) -> None:
         os._exit(0)
 
 
+def _name_process(name: str) -> None:
+    """For `top` and the journal's `_COMM`, which know 15 bytes of it."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
 def _set_signals() -> None:
     """Python handlers that do nothing, not SIG_IGN: exec gives the subprocesses of user code the default back."""
     for number in _NOT_FOR_CHILDREN:
@@ -222,6 +228,7 @@ def main(arguments: list[str]) -> NoReturn:
     _die_with(int(os.environ[control.PARENT_PID_VARIABLE]))
     _set_signals()
     process = Process(role, rest)
+    _name_process(process.name)
     configure_logging(process.settings.log_format, process.settings.log_level, actor=process.name, background=True)
     bind_worker(lambda: process.board.worker_id)
     threading.excepthook = process.end_if_ours

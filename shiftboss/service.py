@@ -63,7 +63,8 @@ def child_specs(settings: Settings, http_fd: int | None = None) -> list[ChildSpe
         _spec(
             settings,
             "executor",
-            str(slots),
+            f"slots={slots}",
+            "name={name}",  # for `ps`: one is not like the other
             name=f"executor-{index}",
             group="executor",
             table_bytes=CELLS_PER_EXECUTOR * CELL_BYTES,

@@ -14,7 +14,7 @@ from typing import Final
 
 from shiftboss import control
 from shiftboss.supervisor.signals import blocked
-from shiftboss.supervisor.spec import ChildSpec
+from shiftboss.supervisor.spec import NAME, ChildSpec
 from shiftboss.supervisor.states import WITH_PROCESS, ChildEvent, ChildState, after
 
 # systemd means these for the main process alone; a child that read them would speak for us.
@@ -133,7 +133,11 @@ def spawn(spec: ChildSpec, incarnation: int, board_fd: int) -> Process:
             # Popen without preexec_fn execs by vfork, with every caught signal back at its default and our mask.
             with blocked():
                 popen = subprocess.Popen(  # not a context manager here: the process outlives this function
-                    spec.argv, env=env, stdin=subprocess.DEVNULL, pass_fds=passed, start_new_session=True
+                    [word.replace(NAME, spec.name) for word in spec.argv],
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=passed,
+                    start_new_session=True,
                 )
         return Process(popen, ours, table_fd)
     except BaseException:

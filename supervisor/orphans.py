@@ -15,12 +15,18 @@ from shiftboss.clock import Clock
 from shiftboss.events import Event, emit
 
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PR_SET_NAME: Final = 15
 _RECHECK_S: Final = 0.1
 
 
 def adopt_orphans() -> bool:
     """Become the parent of every descendant that loses its own; False where the kernel refuses."""
     return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def name_process(name: str) -> None:
+    """For `top` and `systemctl status`, which know 15 bytes of it."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def next_ended() -> int | None:

@@ -10,6 +10,7 @@ from itertools import groupby
 from shiftboss.control import EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_USAGE
 from shiftboss.errors import ConfigError
 
+NAME = "{name}"  # in `argv`
 EXIT_INTERRUPTED = 130  # third Ctrl-C
 
 FINAL_BOOT_CODES = frozenset({EXIT_USAGE, EXIT_UNREACHABLE, EXIT_CONFIG})
@@ -30,7 +31,7 @@ class ChildSpec:
 
     Attributes:
         name: unique; in logs, in `Link.peer` and in the child's environment.
-        argv: the command; `argv[0]` is looked up in PATH.
+        argv: the command; `argv[0]` is looked up in PATH. `{name}` in it stands for the child's name.
         env: added to the supervisor's environment.
         shutdown_s: time for its own stop, counted from the Stop message; then its process group gets SIGKILL.
         start_timeout_s: time from its start to Ready; then it is dumped (SIGABRT) and killed.

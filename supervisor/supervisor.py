@@ -145,6 +145,7 @@ class Supervisor:
         return exit_code
 
     def _begin(self, signals: SignalQueue) -> None:
+        orphans.name_process("shiftboss")
         orphans.adopt_orphans()
         self._tree.selector.register(signals, selectors.EVENT_READ, None)
         emit(self._log, logging.INFO, Event.SERVICE_STARTING, "starting", actors=len(self._tree.children))

@@ -133,6 +133,10 @@ def test_restart_scale_and_dump_are_done_when_they_return(project: Project) -> N
     after = project.executors()
     assert len(after) == 3
     assert not set(before.values()) & set(after.values())
+    for name, pid in after.items():
+        assert Path(f"/proc/{pid}/comm").read_text().strip() == name
+        assert f"name={name}" in Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    assert Path(f"/proc/{service.pid}/comm").read_text().strip() == "shiftboss"
     assert project.code("scale", "1") == 0
     assert len(project.executors()) == 1
     assert project.code("dump") == 0
