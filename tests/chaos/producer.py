@@ -53,7 +53,7 @@ class Producer:
         assert self._thread is not None
         self._thread.join(timeout_s)
         if self.error is not None:
-            raise AssertionError("the producer failed") from self.error
+            raise AssertionError(f"the producer failed: {self.error!r}") from self.error
         assert not self._thread.is_alive(), f"only {self.acknowledged} of {self.count} tasks could be enqueued in time"
 
     def _run(self, per_s: float) -> None:

@@ -57,7 +57,7 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
         world.producer.start(schedule.duration_s)
         reports = Conductor(world, injectors.ALL).run(schedule)
         world.settle()
-        world.producer.join(DRAIN_LIMIT_S)
+        _await_producer(world)
         drain_s = drain(world)
         world.stop_services()
         lines = [list(logs.read(file)) for service in world.services.values() for file in service.logs]
@@ -83,6 +83,14 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
         kinds=_by_kind(reports),
         exercised=dict(invariants.exercised(evidence)),
     )
+
+
+def _await_producer(world: World) -> None:
+    """An application that cannot enqueue is a broken promise like any other: the rest is still looked at."""
+    try:
+        world.producer.join(DRAIN_LIMIT_S)
+    except AssertionError as error:
+        world.find(str(error))
 
 
 def drain(world: World) -> float:
