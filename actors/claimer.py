@@ -83,7 +83,9 @@ class Claimer(ProcessActor):
         self._halt = Halt(self._roster, self._outbox, process.tell_parent, self._round, self._end_stop)
 
     def begin(self) -> None:
-        self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+        self._store: Store = open_store(
+            self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
+        )
         self._sweeps = Sweeps(self._store, self._roster, self._outbox, self._watcher, self._board)
         Doorbell.start(self._store.listener, self.actor_ref, self._board)
         self._soon()

@@ -156,7 +156,9 @@ class Gateway(ProcessActor):
         counters = last.counters if last is not None else ()
         try:
             if self._store is None:
-                self._store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+                self._store = open_store(
+                    self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
+                )
             counters = self._store.counters(board.worker_id)
             if time.monotonic() - self._counted_s > COUNTS_FRESH_S:
                 self._counts = self._store.counts()

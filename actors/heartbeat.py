@@ -21,7 +21,7 @@ from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
 from shiftboss.config import Settings, redact
 from shiftboss.control import EXIT_CONFIG, EXIT_UNREACHABLE, Drain, Report, Resume, Stop
-from shiftboss.errors import SchemaError, StoreCorrupt, StoreError, StoreUnavailable
+from shiftboss.errors import StoreCorrupt, StoreError, StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import TrustWindow
 from shiftboss.model import WorkerView
@@ -43,7 +43,11 @@ class Heartbeat(ProcessActor):
 
     def begin(self) -> None:
         try:
-            self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+            self._store: Store = open_store(
+                self.settings.database_url,
+                application_name=f"shiftboss {self.process.name}",
+                create=not self.process.board.worker_id,  # one of ours had it already: if it is gone now, it is not made anew
+            )
         except StoreError as error:
             self._cannot_work(error)
         if self.process.board.worker_id:
@@ -106,6 +110,8 @@ class Heartbeat(ProcessActor):
                 self._prepare()
                 self.process.tell_parent(Report(status=""))
                 return self._outage.over()
+            except StoreCorrupt as error:
+                self._cannot_work(error)
             except StoreUnavailable as error:
                 wait_s = self._outage.wait_s(error)
                 if time.monotonic() + wait_s > give_up_s:
@@ -113,7 +119,7 @@ class Heartbeat(ProcessActor):
                     self.process.end(EXIT_UNREACHABLE)
                 self.process.tell_parent(Report(status="waiting for the database"))
                 self._pause.wait(wait_s)
-            except (SchemaError, StoreCorrupt, StoreError) as error:
+            except StoreError as error:
                 self._cannot_work(error)
 
     def _cannot_work(self, error: StoreError) -> NoReturn:

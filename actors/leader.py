@@ -40,7 +40,9 @@ class Leader(ProcessActor):
         self._trust = TrustWindow(0.0, 0.0)
 
     def begin(self) -> None:
-        self._store: Store = open_store(self.settings.database_url, application_name=f"shiftboss {self.process.name}")
+        self._store: Store = open_store(
+            self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
+        )
         for name in ("lead", "recover", "prune"):
             self._timer.after(name, 0.0)
         self.ready()

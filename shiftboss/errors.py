@@ -81,8 +81,11 @@ class StoreUnavailable(StoreError):
     """
 
 
-class StoreCorrupt(StoreError):
-    """The database file is damaged or was replaced while open; nothing was written to it."""
+class StoreCorrupt(StoreUnavailable):
+    """The database file is damaged, or was deleted or replaced while open; nothing is written to it.
+
+    Waiting alone cures none of that, but whoever holds results keeps them until a person has put the file right.
+    """
 
 
 class SchemaError(StoreError):

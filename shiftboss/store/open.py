@@ -7,12 +7,16 @@ from shiftboss.errors import StoreError
 from shiftboss.store.base import Store
 
 
-def open_store(database_url: str, *, clock: Clock | None = None, application_name: str = "shiftboss") -> Store:
+def open_store(
+    database_url: str, *, clock: Clock | None = None, application_name: str = "shiftboss", create: bool = True
+) -> Store:
     """Open `sqlite:///file.db` or `postgresql://…`.
 
     Args:
         clock: the database's own clock unless a test brings one.
         application_name: how a PostgreSQL server lists our connections.
+        create: make a SQLite file where there is none. Without it nothing is looked at before the first call, which raises
+            `StoreUnavailable` while the file is not there.
 
     Raises:
         StoreError: an unknown kind of URL, or one that means nothing to its database.
@@ -22,7 +26,7 @@ def open_store(database_url: str, *, clock: Clock | None = None, application_nam
     if scheme == "sqlite":
         from shiftboss.store.sqlite.store import open_sqlite
 
-        return open_sqlite(database_url, clock)
+        return open_sqlite(database_url, clock, create=create)
     if scheme in ("postgresql", "postgres"):
         from shiftboss.store.postgres.store import open_postgres
 

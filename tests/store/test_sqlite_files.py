@@ -426,3 +426,38 @@ def test_a_wall_clock_set_back_does_not_keep_the_dead_alive(path: Path) -> None:
     recovered = store.recover(lead(store, "living", 30.0))
     assert (list(recovered.workers), recovered.pending) == (["dead"], 1)
     store.close()
+
+
+# ---- a file that is not there
+
+
+def test_who_joins_a_service_makes_no_database(path: Path) -> None:
+    store = open_sqlite(path, create=False)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="is not there: put it back"):
+            store.counts()
+        with pytest.raises(StoreUnavailable, match="is not there: put it back"):
+            put(store)
+    assert not path.exists()
+    maker = open_sqlite(path)
+    maker.migrate()
+    put(store)  # it works as soon as there is one
+    assert store.counts().pending == {"mail:send": 1}
+    for one in (maker, store):
+        one.close()
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+@pytest.mark.parametrize("create", [True, False])
+def test_a_log_without_its_database_is_kept(only: SqliteStore, path: Path, left: str, create: bool) -> None:
+    put(only)
+    log, rest = path.with_name("tasks.db-wal"), path.read_bytes()
+    before = log.read_bytes()
+    path.unlink()
+    if left == "an empty file":
+        path.touch()
+    with pytest.raises(StoreCorrupt, match=r"its log tasks\.db-wal is not"):
+        open_sqlite(path, create=create).counts()
+    assert log.read_bytes() == before
+    path.write_bytes(rest)
+    assert open_sqlite(path, create=create).counts().pending == {"mail:send": 1}

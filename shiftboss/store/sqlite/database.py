@@ -92,7 +92,10 @@ class Database:
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256)
+        files.check_present(self.path)
+        # Never made by SQLite: where the file has just been moved away, an empty one must not take its place.
+        address = f"{self.path.as_uri()}?mode=rw"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
             for statement in SQL["open_connection"].splitlines():
                 connection.execute(statement)

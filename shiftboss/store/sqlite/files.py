@@ -71,7 +71,9 @@ def create_private(path: Path) -> None:
 
     Raises:
         StoreUnavailable: the folder is missing or not writable.
+        StoreCorrupt: see `refuse_orphaned_log`.
     """
+    refuse_orphaned_log(path)
     try:
         with contextlib.suppress(FileExistsError):
             # Never opened when it exists: closing a second descriptor would drop SQLite's own locks on it (POSIX).
@@ -80,6 +82,41 @@ def create_private(path: Path) -> None:
         raise StoreUnavailable(
             f"cannot create {path}: {error.strerror}; make the folder and let this user write to it."
         ) from error
+
+
+def check_present(path: Path) -> None:
+    """Whether SQLite may open the file now.
+
+    Raises:
+        StoreUnavailable: it is not there.
+        StoreCorrupt: it is empty while its log is not. SQLite would take the log for a leftover and remove it, and with it
+            what was acknowledged last.
+    """
+    refuse_orphaned_log(path)
+    if identify(path) is None:
+        raise StoreUnavailable(
+            f"SQLite database {path} is not there: put it back, or correct DATABASE_URL. A new one is made by "
+            "`shiftboss db migrate`, or when the service starts."
+        )
+
+
+def refuse_orphaned_log(path: Path) -> None:
+    """Raises `StoreCorrupt` when the database's log (-wal) holds something and the database itself is missing or empty."""
+    log = beside(path, "-wal")
+    if _size(log) and not _size(path):
+        raise StoreCorrupt(
+            f"SQLite database {path} is missing or empty, and its log {log.name} is not: the newest tasks are in the log. "
+            "Put the database file back beside it; or, if both are to go, move the log away first."
+        )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise StoreUnavailable(f"cannot look at {path}: {error.strerror}; give this user access to its folder.") from error
 
 
 def identify(path: Path) -> Identity | None:

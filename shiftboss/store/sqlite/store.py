@@ -37,22 +37,27 @@ from shiftboss.store.sqlite.times import after, from_text, to_text
 from shiftboss.store.sqlite.views import attempt_view, rows_of, task_view, worker_view
 
 
-def open_sqlite(url_or_path: str | Path, clock: Clock | None = None, *, lock_wait_s: float = LOCK_WAIT_S) -> SqliteStore:
+def open_sqlite(
+    url_or_path: str | Path, clock: Clock | None = None, *, lock_wait_s: float = LOCK_WAIT_S, create: bool = True
+) -> SqliteStore:
     """Open a database file, made when there is none; its schema comes with `migrate()`.
 
     Args:
         url_or_path: `sqlite:///relative.db`, `sqlite:////absolute.db` or a path.
         clock: the machine's clock unless a test brings its own.
         lock_wait_s: how long a write may wait for another process's write.
+        create: make the file where there is none. Without it nothing is looked at before the first call, which raises
+            `StoreUnavailable` while the file is not there: for whoever joins others that work on it already.
 
     Raises:
         StoreError: a URL that means nothing, SQLite older than 3.37, a network file system.
         StoreUnavailable: the folder or the file cannot be used.
-        StoreCorrupt: the file is not a database.
+        StoreCorrupt: the file is not a database, or is missing while its log is there.
     """
     database = Database(files.parse_url(url_or_path), lock_wait_s)
     try:
-        database.open()
+        if create:
+            database.open()
     except BaseException:
         database.close()
         raise
