@@ -71,6 +71,7 @@ class Rules(RuleBasedStateMachine):
         self.world.wipe()
         self.oracle = Oracle(self.seen, attempts_leave_early=self.world.backend == "postgres")
         self.ids: list[str] = []
+        self.sent: list[NewTask] = []
         self.claims: list[Lease] = [Lease("01900000-0000-7000-8000-ffffffffffff", 1)]  # one of which nobody knows
         self.knows: dict[str, set[Lease]] = {}
         self.late: list[Exchange] = []
@@ -107,11 +108,19 @@ class Rules(RuleBasedStateMachine):
         task_id = f"01900000-0000-7000-8000-{len(self.ids) + 1:012x}"
         task = NewTask(id=task_id, type=TYPE, args=_ARGS, unique_key=key, max_attempts=attempts, delay_s=delay_s)
         self.ids.append(task.id)
+        self.sent.append(task)
         for _ in range(2):  # the second time as if no answer had come
             assert self.world.store.enqueue([task]) == self.oracle.enqueue([task])
         if refunds and task.id in self.oracle.rows:
             self.world.run(f"UPDATE tasks SET refunds = {refunds} WHERE id = '{task.id}'")
             self.oracle.rows[task.id].refunds = refunds
+
+    @precondition(lambda self: self.sent)
+    @rule(indexes=st.lists(_any_task, min_size=1, max_size=3, unique=True))
+    def enqueue_again(self, indexes: list[int]) -> None:
+        tasks = [self.sent[index] for index in indexes if index < len(self.sent)]
+        assert self.world.store.enqueue(tasks) == self.oracle.enqueue(tasks)
+        self._compare()
 
     @rule(task=_any_task)
     def cancel(self, task: int) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from threading import Barrier, Thread
 
 import psycopg
 import pytest
 from store_harness import ManualClock, ended, finish, info, lead, new, put, status, take
 
-from shiftboss.model import Claim, Lease, TaskState, Verdict
+from shiftboss.model import Claim, Lease, Outcome, TaskState, Verdict
 from shiftboss.store.base import ClaimAsk, Election, Exchange, LaneAsk
-from shiftboss.store.postgres.exchange import _claim_statement
+from shiftboss.store.postgres.exchange import _claim_statement, _end_statements
 from shiftboss.store.postgres.link import BoundedConnection, bounds, run
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 
@@ -134,6 +134,26 @@ def test_an_end_of_a_row_that_is_given_to_another_meanwhile_is_fenced(store: Pos
     worker.join(10)
     assert answers == [(Verdict.FENCED, None)]
     assert status(store, task_id) is TaskState.RUNNING
+
+
+@pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.FAILED])
+def test_an_end_that_meets_its_own_earlier_commit_under_way_is_already_applied(
+    store: PostgresStore, pg_database: str, outcome: Outcome
+) -> None:
+    put(store)
+    (claim,) = take(store)
+    end = ended(claim, outcome, retry_in_s=60.0)
+    answers: list[tuple[Verdict, TaskState | None]] = []
+    again = Thread(target=lambda: answers.extend(finish(store, end)))
+    lost = open_postgres(pg_database)  # its client has given up; the server still works on it
+    with closing(lost), lost._link.connected() as connection, connection.transaction():
+        for statement in _end_statements(Exchange(worker_id="w1"), [end], None):
+            run(connection, *statement)
+        again.start()
+        again.join(0.3)
+        assert again.is_alive(), "it should wait for the commit"
+    again.join(10)
+    assert answers == [(Verdict.ALREADY_APPLIED, None)]
 
 
 def test_no_finish_waits_for_another_workers_transaction(store: PostgresStore, pg_database: str) -> None:

@@ -27,6 +27,16 @@ def test_a_task_enqueued_again_under_its_id_is_stored_once(store: Store) -> None
     assert store.counts().enqueued == {"mail:send": 1}
 
 
+def test_a_task_enqueued_again_after_its_end_is_not_stored_again(store: Store) -> None:
+    task = new()
+    store.enqueue([task])
+    finish_one(store, ended(take_one(store)))
+    (again,) = store.enqueue([task])
+    assert (again.id, again.existing) == (task.id, True)
+    assert view(store, task.id).status is TaskState.COMPLETED
+    assert store.lanes() == []
+
+
 def test_a_unique_key_gives_the_existing_task_while_it_is_unfinished(store: Store) -> None:
     first = put(store, unique_key="user:42")
     (again,) = store.enqueue([new(unique_key="user:42")])
