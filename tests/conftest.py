@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import count
 
@@ -14,6 +15,9 @@ from tests.pg_cluster import PgCluster, PostgresMissing, find_server_programs
 
 _TEMPLATE = "shiftboss_template"
 _numbers = count(1)
+
+PG_ROLES = {"worker": "shiftboss_worker", "producer": "shiftboss_producer", "reader": "shiftboss_reader"}
+"""By kind, the roles that have their rights in every database of the fixture `pg_database`."""
 
 _TABLES = "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1"
 _DISCONNECT = """
@@ -33,6 +37,16 @@ SELECT string_agg(line, E'\n' ORDER BY line) FROM (
     WHERE d.datname = current_database()
 ) lines
 """
+
+
+def as_role(dsn: str, kind: str) -> str:
+    """The same database, as the role of this kind."""
+    return re.sub(r"//[^@]*@", f"//{PG_ROLES[kind]}@", dsn)
+
+
+def as_owner(dsn: str) -> str:
+    """The same database, as the role that owns it, whatever role the run is for."""
+    return re.sub(r"//[^@]*@", "//shiftboss@", dsn)
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +72,7 @@ class _Databases:
     """Migrated databases; one that a test has left with its schema unchanged is emptied and lent again (50 times faster)."""
 
     def __init__(self, cluster: PgCluster) -> None:
+        from shiftboss.store.postgres.roles import grant_roles
         from shiftboss.store.postgres.store import open_postgres
 
         self._cluster = cluster
@@ -66,6 +81,10 @@ class _Databases:
         store = open_postgres(dsn)
         store.migrate()
         store.close()
+        with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+            for role in PG_ROLES.values():
+                connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
+        grant_roles(dsn, {kind: [role] for kind, role in PG_ROLES.items()})
         with psycopg.connect(dsn) as connection:
             self._schema = connection.execute(_SCHEMA).fetchone()
             self._tables = [row[0] for row in connection.execute(_TABLES) if row[0] != "schema_migrations"]
@@ -97,9 +116,10 @@ def _pg_databases(pg_cluster: PgCluster) -> _Databases:
 
 @pytest.fixture
 def pg_database(pg_cluster: PgCluster, _pg_databases: _Databases) -> Iterator[str]:
-    """The DSN of an empty, migrated database that nobody else uses."""
+    """The DSN of an empty, migrated database that nobody else uses; its user is the owner, or of the kind in TEST_PG_ROLE."""
     name = _pg_databases.lend()
-    yield pg_cluster.dsn(name)
+    kind = os.environ.get("TEST_PG_ROLE")
+    yield as_role(pg_cluster.dsn(name), kind) if kind else pg_cluster.dsn(name)
     _pg_databases.take_back(name)
 
 

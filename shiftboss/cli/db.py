@@ -9,6 +9,7 @@ import typer
 from shiftboss.cli import options
 from shiftboss.cli.exits import DONE, NOTHING
 from shiftboss.cli.output import print_json, print_table
+from shiftboss.errors import OptionError
 
 if TYPE_CHECKING:
     from shiftboss.store.base import MigrationPlan
@@ -55,6 +56,41 @@ def check(env: options.Env = None, config: options.Config = None, set_: options.
     else:
         typer.echo(f"the schema is at version {steps.current}, as it should be")
     return NOTHING if steps.steps else DONE
+
+
+@app.command()
+def roles(
+    worker: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE", help="May run a service and operate it: tasks, queues. May be repeated.")
+    ] = None,
+    producer: Annotated[list[str] | None, typer.Option(metavar="ROLE", help="May enqueue, and nothing else.")] = None,
+    reader: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE", help="May look at everything but arguments, results, meta and progress.")
+    ] = None,
+    print_: Annotated[bool, typer.Option("--print", help="Only print the SQL that would be run.")] = False,
+    env: options.Env = None,
+    config: options.Config = None,
+    set_: options.Set = None,
+) -> int:
+    """Give PostgreSQL roles exactly the rights that they need. As the owner of the tables; safe to repeat.
+
+    The roles must exist. Run it again after `db migrate`.
+    """
+    wanted = {"worker": worker or [], "producer": producer or [], "reader": reader or []}
+    if not any(wanted.values()):
+        raise typer.BadParameter("name at least one role, like --worker shiftboss_worker --producer app --reader grafana")
+    url = options.load(env, config, set_).settings.database_url
+    if url.startswith("sqlite"):
+        raise OptionError("an SQLite file has no roles: whoever may write it may do everything; see its owner and mode")
+    from shiftboss.store.postgres.roles import grant_roles
+
+    sql = grant_roles(url, wanted, execute=not print_)
+    if print_:
+        typer.echo(sql)
+    else:
+        rows = [(role, kind) for kind, names in wanted.items() for role in names]
+        print_table(("role", "may do what this needs"), rows, empty="")
+    return DONE
 
 
 def _as_data(plan: MigrationPlan) -> dict[str, object]:

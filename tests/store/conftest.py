@@ -1,4 +1,7 @@
-"""Every test that takes `store` runs twice: on SQLite and on PostgreSQL, each with a fresh database."""
+"""Every test that takes `store` runs twice: on SQLite and on PostgreSQL, each with a fresh database.
+
+On PostgreSQL the store connects as a role that may do no more than a service needs; `raw` is the owner's.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from store_harness import ManualClock, RawSql, World
 
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
+from tests.conftest import as_role
 
 
 @pytest.fixture
@@ -34,10 +38,11 @@ def database_url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -
 
 @pytest.fixture
 def world(backend: str, database_url: str, clock: ManualClock) -> Iterator[World]:
+    used_url = database_url if backend == "sqlite" else as_role(database_url, "worker")
     with contextlib.ExitStack() as opened:
 
         def open_another() -> Store:
-            store = open_store(database_url, clock=clock)
+            store = open_store(used_url, clock=clock)
             opened.callback(store.close)
             return store
 

@@ -18,6 +18,7 @@ from shiftboss.store.postgres import link
 from shiftboss.store.postgres.dsn import parse_dsn
 from shiftboss.store.postgres.listen import PostgresListener
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
+from tests.conftest import as_owner
 from tests.pg_cluster import PgCluster
 
 
@@ -223,7 +224,7 @@ def test_a_missing_schema_names_the_command(pg_empty_database: str) -> None:
 def test_a_deadlock_with_an_operator_is_no_error(store: PostgresStore, pg_database: str) -> None:
     ids = sorted(put(store) for _ in range(2))
     claims = {claim.task_id: claim for claim in take(store)}
-    with psycopg.connect(pg_database) as operator:
+    with psycopg.connect(as_owner(pg_database)) as operator:
         operator.execute("SET deadlock_timeout = '60s'")  # so that it is always ours that gives way
         operator.execute("UPDATE tasks SET priority = 1 WHERE id = %s", (ids[1],))
         answers: list[tuple[Verdict, TaskState | None]] = []

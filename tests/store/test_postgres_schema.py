@@ -15,6 +15,7 @@ from shiftboss.model import TaskState
 from shiftboss.store.base import MigrationPlan, Retention
 from shiftboss.store.postgres.migrate import migrations
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
+from tests.conftest import as_owner
 
 DAY_S = 86_400.0
 
@@ -55,7 +56,7 @@ def test_the_plan_is_what_will_be_done(pg_empty_database: str) -> None:
 def test_a_schema_without_our_newest_migration_names_the_command(pg_database: str) -> None:
     store = open_postgres(pg_database)
     store.check_schema()
-    with psycopg.connect(pg_database, autocommit=True) as connection:
+    with psycopg.connect(as_owner(pg_database), autocommit=True) as connection:
         connection.execute("UPDATE schema_migrations SET version = 0 WHERE version = %s", (migrations()[-1][0],))
         with pytest.raises(SchemaError, match="shiftboss db migrate"):
             store.check_schema()
@@ -65,7 +66,7 @@ def test_a_schema_without_our_newest_migration_names_the_command(pg_database: st
 
 def test_a_schema_newer_than_we_are_is_left_alone(pg_database: str) -> None:
     store = open_postgres(pg_database)
-    with psycopg.connect(pg_database, autocommit=True) as connection:
+    with psycopg.connect(as_owner(pg_database), autocommit=True) as connection:
         connection.execute("INSERT INTO schema_migrations (version, name) VALUES (9999, 'from_the_future')")
         for call in (store.check_schema, store.migrate):
             with pytest.raises(SchemaError, match=r"9999.*upgrade Shiftboss"):

@@ -53,6 +53,11 @@ def translated(error: psycopg.Error, where: str) -> StoreError:
         return StoreUnavailable(f"PostgreSQL at {where}: a statement ran into its deadline ({text}).")
     if is_unavailable(error) or is_pooler_trouble(error):
         return StoreUnavailable(f"PostgreSQL at {where} cannot be used now: {text}")
+    if isinstance(error, pg.InsufficientPrivilege):
+        return StoreError(
+            f"PostgreSQL at {where}: {text}. This role has not the right to do that: use one that has, or let the owner of the "
+            "tables run `shiftboss db roles`"
+        )
     if error.sqlstate in _MISSING:
         return SchemaError(f"the schema of PostgreSQL at {where} is missing or of another version ({text}); {MIGRATE}")
     return StoreError(f"PostgreSQL at {where} refused: {text} (SQLSTATE {error.sqlstate})")

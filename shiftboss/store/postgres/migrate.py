@@ -12,7 +12,7 @@ from shiftboss.errors import SchemaError
 from shiftboss.store.base import MigrationPlan
 from shiftboss.store.postgres.errors import MIGRATE
 from shiftboss.store.postgres.link import BoundedConnection, Link, run
-from shiftboss.store.postgres.upkeep import DAYS_AHEAD, create_partition
+from shiftboss.store.postgres.upkeep import DAYS_AHEAD
 
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 _PATIENCE_S: Final = 600.0
@@ -54,8 +54,9 @@ def migrate(link: Link) -> MigrationPlan:
     with link.connected() as connection, connection.transaction():
         connection.patience_s = _PATIENCE_S
         run(connection, "lock_migrations", {})
-        run(connection, "create_migrations", {})
         applied = _applied(connection)
+        if not applied:  # whoever may not create tables can still find that there is nothing to do
+            run(connection, "create_migrations", {})
         _refuse_newer(link, applied)
         todo = _plan(applied)
         for version, name, text in todo.steps:
@@ -63,7 +64,7 @@ def migrate(link: Link) -> MigrationPlan:
             run(connection, "record_migration", {"version": version, "name": name})
         (today,) = run(connection, "now", {"now": None}).fetchall()[0]
         for ahead in range(DAYS_AHEAD + 1):
-            create_partition(connection, today + timedelta(days=ahead))
+            run(connection, "add_history_day", {"day": (today + timedelta(days=ahead)).date()})
     return todo
 
 

@@ -66,9 +66,14 @@ LEFT JOIN tasks k ON k.unique_key = g.unique_key AND k.status IN ('pending', 'cl
 LEFT JOIN tasks t ON t.id = g.id;
 
 -- name: get_task
-SELECT {task_columns} FROM tasks t WHERE id = CAST(:id AS uuid)
+SELECT {task_columns}, {task_bodies} FROM tasks t WHERE id = CAST(:id AS uuid)
 UNION ALL
-SELECT {history_columns} FROM task_history h WHERE id = CAST(:id AS uuid);
+SELECT {history_columns}, {history_bodies} FROM task_history h WHERE id = CAST(:id AS uuid);
+
+-- name: get_task_bare
+SELECT {task_columns}, {no_bodies} FROM tasks t WHERE id = CAST(:id AS uuid)
+UNION ALL
+SELECT {history_columns}, {no_bodies} FROM task_history h WHERE id = CAST(:id AS uuid);
 
 -- name: get_attempts
 SELECT CAST(task_id AS text), fence, attempt, outcome, ended_at, worker_id, started_at, duration_s, error, traceback
@@ -355,6 +360,14 @@ SELECT :worker_id, name, labels, value
 FROM unnest(CAST(:names AS text[]), CAST(:labels AS text[]), CAST(:values AS double precision[])) AS g(name, labels, value)
 ON CONFLICT (worker_id, name, labels) DO UPDATE SET value = counters.value + excluded.value;
 
+-- name: locked_tasks
+-- Which of these somebody else has locked just now. Those that are free are locked by us until the end of this statement.
+WITH free AS MATERIALIZED (
+  SELECT id FROM tasks WHERE id = ANY (CAST(:ids AS uuid[])) FOR UPDATE SKIP LOCKED
+)
+SELECT CAST(id AS text) FROM tasks
+WHERE id = ANY (CAST(:ids AS uuid[])) AND NOT EXISTS (SELECT 1 FROM free WHERE free.id = tasks.id);
+
 -- name: judge_refused
 -- For ends that changed nothing, in a statement of its own: only a fresh snapshot sees what an older, unknown commit of ours
 -- has done. What someone else ended is `lost` among the attempts, or cancelled in the history without an attempt.
@@ -511,21 +524,12 @@ DELETE FROM task_attempts a USING old WHERE a.task_id = old.task_id AND a.fence 
 SELECT c.relname, CAST(c.reltuples AS bigint) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE i.inhparent = CAST('task_history' AS regclass) ORDER BY c.relname;
 
--- name: default_partition_holds
-SELECT EXISTS (SELECT 1 FROM task_history_default
-               WHERE finished_at >= CAST(:first AS timestamptz) AND finished_at < CAST(:past AS timestamptz));
+-- name: add_history_day
+-- Nothing when it is there, or when the default partition has rows of that day.
+SELECT add_history_day(CAST(:day AS date));
 
--- name: create_partition
--- LIKE and ATTACH, not PARTITION OF: that would lock out every finish while it waits for its own lock.
-CREATE TABLE {partition} (LIKE task_history INCLUDING ALL);
-CREATE UNIQUE INDEX {index} ON {partition} (id);
-ALTER TABLE task_history ATTACH PARTITION {partition} FOR VALUES FROM ({first}) TO ({past});
-
--- name: drop_partition
-DROP TABLE {partition};
-
--- name: count_partition
-SELECT count(*) FROM {partition};
+-- name: drop_history_day
+SELECT drop_history_day(CAST(:day AS date));
 
 -- name: prune_history
 WITH old AS (
@@ -599,22 +603,38 @@ AND (CAST(:worker_id AS text) IS NULL OR worker_id = CAST(:worker_id AS text))
 AND (CAST(:tag AS text) IS NULL OR CAST(tags AS jsonb) ? CAST(:tag AS text))
 
 -- name: task_columns
-CAST(t.id AS text), t.type, t.queue, t.status, t.priority, CAST(t.args AS text), t.attempts, t.max_attempts, t.fence,
+CAST(t.id AS text), t.type, t.queue, t.status, t.priority, t.attempts, t.max_attempts, t.fence,
 t.enqueued_at, t.run_at, t.updated_at, t.worker_id, t.last_error, t.next_retry_at, t.started_at, NULL::timestamptz,
-NULL::double precision, NULL, t.unique_key, t.timeout_s, t.cancel_requested, CAST(t.progress AS text), CAST(t.tags AS text),
-CAST(t.meta AS text)
+NULL::double precision, t.unique_key, t.timeout_s, t.cancel_requested, CAST(t.tags AS text)
+
+-- name: task_bodies
+CAST(t.args AS text), NULL, CAST(t.progress AS text), CAST(t.meta AS text)
 
 -- name: history_columns
-CAST(h.id AS text), h.type, h.queue, h.status, h.priority, CAST(h.args AS text), h.attempts, h.max_attempts, h.fence,
+CAST(h.id AS text), h.type, h.queue, h.status, h.priority, h.attempts, h.max_attempts, h.fence,
 h.enqueued_at, h.run_at, h.updated_at, h.worker_id, h.last_error, NULL, h.started_at, h.finished_at,
-h.duration_s, CAST(h.result AS text), h.unique_key, h.timeout_s, false, NULL, CAST(h.tags AS text),
-CAST(h.meta AS text)
+h.duration_s, h.unique_key, h.timeout_s, false, CAST(h.tags AS text)
+
+-- name: history_bodies
+CAST(h.args AS text), CAST(h.result AS text), NULL, CAST(h.meta AS text)
+
+-- name: no_bodies
+-- For a role that may not read them.
+NULL, NULL, NULL, NULL
 
 -- name: list_tasks
-(SELECT {task_columns} FROM tasks t
+(SELECT {task_columns}, {task_bodies} FROM tasks t
  WHERE {which} AND (CAST(:before AS uuid) IS NULL OR id < CAST(:before AS uuid)) ORDER BY id DESC LIMIT CAST(:most AS integer))
 UNION ALL
-(SELECT {history_columns} FROM task_history h
+(SELECT {history_columns}, {history_bodies} FROM task_history h
+ WHERE {which} AND (CAST(:before AS uuid) IS NULL OR id < CAST(:before AS uuid)) ORDER BY id DESC LIMIT CAST(:most AS integer))
+ORDER BY 1 DESC LIMIT CAST(:most AS integer);
+
+-- name: list_tasks_bare
+(SELECT {task_columns}, {no_bodies} FROM tasks t
+ WHERE {which} AND (CAST(:before AS uuid) IS NULL OR id < CAST(:before AS uuid)) ORDER BY id DESC LIMIT CAST(:most AS integer))
+UNION ALL
+(SELECT {history_columns}, {no_bodies} FROM task_history h
  WHERE {which} AND (CAST(:before AS uuid) IS NULL OR id < CAST(:before AS uuid)) ORDER BY id DESC LIMIT CAST(:most AS integer))
 ORDER BY 1 DESC LIMIT CAST(:most AS integer);
 

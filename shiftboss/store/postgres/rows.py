@@ -42,17 +42,17 @@ def claim(row: tuple[Any, ...]) -> Claim:
 
 
 def task_view(row: tuple[Any, ...]) -> TaskView:
-    """From `task_columns` or `history_columns`."""
-    (id_, type_, queue, status, priority, args, attempts, max_attempts, fence, enqueued_at, run_at, updated_at, *rest) = row
-    (worker_id, last_error, next_retry_at, started_at, finished_at, duration_s, result, unique_key, timeout_s, *more) = rest
-    cancel_requested, progress, tags_text, meta = more
+    """From `task_columns` or `history_columns` and their bodies; arguments that we may not read are a JSON null."""
+    (id_, type_, queue, status, priority, attempts, max_attempts, fence, enqueued_at, run_at, updated_at, *rest) = row
+    (worker_id, last_error, next_retry_at, started_at, finished_at, duration_s, unique_key, timeout_s, *more) = rest
+    cancel_requested, tags_text, args, result, progress, meta = more
     return TaskView(
         id=id_,
         type=type_,
         queue=queue,
         status=TaskState(status),
         priority=priority,
-        args=msgspec.Raw(args.encode()),
+        args=raw(args) or NULL,
         attempts=attempts,
         max_attempts=max_attempts,
         fence=fence,

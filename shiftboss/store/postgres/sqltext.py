@@ -11,7 +11,17 @@ from shiftboss.store.queries import load_queries
 
 _PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _COMMENT: Final = re.compile(r"--[^\n]*")
-_FRAGMENTS: Final = ("which", "task_columns", "history_columns", "claim_chosen", "move_completed", "count_completed")
+_FRAGMENTS: Final = (
+    "which",
+    "task_columns",
+    "task_bodies",
+    "history_columns",
+    "history_bodies",
+    "no_bodies",
+    "claim_chosen",
+    "move_completed",
+    "count_completed",
+)
 
 
 def psycopg_sql(sql: str) -> str:

@@ -102,7 +102,7 @@ class PostgresStore:
         return cursor.fetchall()
 
     def get(self, task_id: str) -> TaskView | None:
-        found = self._link.rows("get_task", {"id": task_id}) if is_uuid(task_id) else []
+        found = operate.read_tasks(self._link, "get_task", {"id": task_id}) if is_uuid(task_id) else []
         return rows.task_view(found[0]) if found else None
 
     def attempts(self, task_id: str) -> list[AttemptView]:

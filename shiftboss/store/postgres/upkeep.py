@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import psycopg
-from psycopg import sql
 
-from shiftboss.errors import StoreError, StoreUnavailable
+from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import LeaderLease
 from shiftboss.model import Outcome, TaskState
@@ -19,7 +18,6 @@ from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import BoundedConnection, Link, bounds, run
 from shiftboss.store.postgres.params import Key, counter_params, pseudo_end_params
-from shiftboss.store.postgres.sqltext import queries
 
 log = logging.getLogger(__name__)
 
@@ -151,63 +149,25 @@ class Upkeep:
         """Create the coming days', drop those that ended before every retention."""
         oldest = today - timedelta(seconds=max(retention.completed_s, retention.cancelled_s))
         pruned = 0
-        for name, rows in self._link.rows("partitions"):
+        for name, *_ in self._link.rows("partitions"):
             day = _day_of(name)
             if day is not None and day + timedelta(days=1) <= oldest:
-                pruned += self._drop(lease, name, rows, now)
+                pruned += self._alter(lease, "drop_history_day", day, "dropped", now)
         for ahead in range(DAYS_AHEAD + 1):
-            self._create(lease, today + timedelta(days=ahead), now)
+            self._alter(lease, "add_history_day", today + timedelta(days=ahead), "created", now)
         return pruned
 
-    def _drop(self, lease: LeaderLease, name: str, rows: int, now: datetime | None) -> int:
-        partition = sql.Identifier(name)
+    def _alter(self, lease: LeaderLease, query: str, day: datetime, done: str, now: datetime | None) -> int:
+        """Make or drop one day, unless the history is in use; what the query answers."""
         try:
             with self._link.connected() as connection, connection.transaction():
                 bounds(connection, lock_timeout_s=_DROP_LOCK_S)
-                if not self._holds(connection, lease, now):
-                    return 0
-                if rows <= 0:  # nobody has counted since it was empty
-                    counted = connection.execute(sql.SQL(queries()["count_partition"]).format(partition=partition)).fetchone()
-                    rows = 0 if counted is None else counted[0]
-                connection.execute(sql.SQL(queries()["drop_partition"]).format(partition=partition))
+                return _count(run(connection, query, {"day": day.date()})) if self._holds(connection, lease, now) else 0
         except StoreUnavailable as error:
             if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
                 raise
-            emit(log, logging.WARNING, Event.TASKS_PRUNED, f"{name} is in use and stays until the next prune")
+            emit(log, logging.WARNING, Event.TASKS_PRUNED, f"the history's {day:%Y-%m-%d} is not {done} yet: it is in use")
             return 0
-        return rows
-
-    def _create(self, lease: LeaderLease, day: datetime, now: datetime | None) -> None:
-        try:
-            with self._link.connected() as connection, connection.transaction():
-                bounds(connection, lock_timeout_s=_DROP_LOCK_S)
-                if self._holds(connection, lease, now):
-                    create_partition(connection, day)
-        except StoreError as error:
-            if not isinstance(error.__cause__, psycopg.errors.LockNotAvailable):
-                raise
-            emit(log, logging.WARNING, Event.TASKS_PRUNED, f"partition for {day:%Y-%m-%d} not created yet: the history is in use")
-
-
-def create_partition(connection: BoundedConnection, day: datetime) -> None:
-    """The partition of one UTC day, in the open transaction, unless it exists or the default one has rows of that day."""
-    first = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    past = first + timedelta(days=1)
-    name = f"{_PREFIX}{first:%Y%m%d}"
-    if connection.execute("SELECT to_regclass(%s)", (name,)).fetchone() != (None,):
-        return
-    taken = run(connection, "default_partition_holds", {"first": first, "past": past}).fetchone()
-    if taken == (True,):
-        return
-    for statement in queries()["create_partition"].split(";"):
-        connection.execute(
-            sql.SQL(statement).format(
-                partition=sql.Identifier(name),
-                index=sql.Identifier(f"{name}_id"),
-                first=sql.Literal(first.isoformat()),
-                past=sql.Literal(past.isoformat()),
-            )
-        )
 
 
 def _next_in_s(expiry: tuple[float | None, ...] | None, more: bool) -> float | None:
