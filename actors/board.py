@@ -12,6 +12,8 @@ import os
 import struct
 from typing import Final
 
+from shiftboss import control
+
 _IDENTITY: Final = struct.Struct("=H200s")
 _IDENTITIES_AT: Final = (8, 256)
 _FIGURES_AT: Final = 512
@@ -27,6 +29,10 @@ class Board:
         # Items of a view are stored at once; struct writes zeros first and then bytes, and readers do see them.
         self._writes = memoryview(self._memory)[:8].cast("Q")
         self._figures = memoryview(self._memory)[_FIGURES_AT : _FIGURES_AT + 8 * len(_FIGURES)].cast("d")
+
+    def process_groups(self) -> list[int]:
+        """Of all actors of this service, as the supervisor has noted them."""
+        return control.read_groups(self._memory)
 
     @property
     def worker_id(self) -> str:

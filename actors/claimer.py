@@ -127,8 +127,8 @@ class Claimer(ProcessActor):
             case Stop():
                 self._halt.stop(message)
                 self._timer.after("halt", 0.0)
-            case Drain():
-                self._halt.drain()
+            case Drain(seq=seq):
+                self._halt.drain(seq)
                 self._timer.after("halt", 0.0)
             case Resume():
                 self._halt.resume()

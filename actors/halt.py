@@ -32,7 +32,7 @@ class Halt:
     ) -> None:
         self._roster, self._outbox = roster, outbox
         self._tell_parent, self._store, self._end = tell_parent, store, end
-        self._quiet = False
+        self._quiet, self._drain_seq = False, 0
         self._silent_until_s: float | None = None  # while Drained is still to be said
         self._plan: StopPlan | None = None
         self._reported = ""
@@ -53,8 +53,9 @@ class Halt:
         if not self.may_claim:
             peer.ref.tell(Recall())
 
-    def drain(self) -> None:
-        """Send nothing more, call back what has not started."""
+    def drain(self, seq: int = 0) -> None:
+        """Send nothing more, call back what has not started; `seq` is that of the answer."""
+        self._drain_seq = seq
         self._quiet, self._silent_until_s = True, time.monotonic() + HELLO_S
         for peer in self._roster:
             peer.ref.tell(Recall())
@@ -90,7 +91,7 @@ class Halt:
             return
         self._silent_until_s = None
         self._report("drained")
-        self._tell_parent(Drained())
+        self._tell_parent(Drained(seq=self._drain_seq))
 
     def _go_on_stopping(self, plan: StopPlan) -> None:
         running = len(self._roster.held())

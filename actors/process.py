@@ -6,6 +6,7 @@ process at once. The actor's own end becomes the exit code.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import importlib
@@ -29,6 +30,8 @@ from shiftboss.events import Event, emit
 from shiftboss.logs import bind_worker, close_logging, configure_logging
 
 EXIT_BUG: Final = 1
+# The one that the kernel does not kill with the supervisor: it runs no code of users, and is never stuck in any of theirs.
+UNDERTAKER: Final = "heartbeat"
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _SS_DISABLE: Final = 2
@@ -78,7 +81,7 @@ class Process:
             try:
                 control.send(self._control, message)
             except OSError:
-                os._exit(0)  # the parent is gone, and with it the reason to live
+                self._parent_is_gone()
 
     def run(self, ref: pykka.ActorRef[Any]) -> NoReturn:
         """Pass on what the parent says until it is gone. Only `end` leaves this in another way."""
@@ -86,13 +89,23 @@ class Process:
             message, fds = control.receive_in_child(self._control)
             match message:
                 case None:
-                    os._exit(0)
+                    self._parent_is_gone()
                 case control.Link():
                     ref.tell(Linked(message, fds[0], fds[1] if len(fds) > 1 else None))
                 case control.PeerDied():
                     ref.tell(Died(message, fds[0] if fds else None))
                 case _:
                     ref.tell(message)
+
+    def _parent_is_gone(self) -> NoReturn:
+        """What it had started goes, too. The others are killed by the kernel at this moment, and what user code has started
+        in their groups is not: one of us stays to see to that."""
+        own = os.getpid()
+        for group in self.board.process_groups() if self.role == UNDERTAKER else ():
+            if group != own:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(group, signal.SIGKILL)
+        os._exit(0)
 
     def end_if_ours(self, failed: threading.ExceptHookArgs) -> None:
         """A helper thread of ours that dies takes the process with it; a thread of user code only logs."""
@@ -185,9 +198,10 @@ def _inherited_fd(variable: str) -> int:
     return fd
 
 
-def _die_with(parent_pid: int) -> None:
+def _die_with(parent_pid: int, role: str) -> None:
     """End with the parent even while stuck in C; the pid is compared because it may have died before the call."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if role != UNDERTAKER:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:
         os._exit(0)
 
@@ -225,7 +239,7 @@ def _leave_signal_stack() -> None:
 def main(arguments: list[str]) -> NoReturn:
     """Become the actor that `arguments[0]` names; the rest are its own."""
     role, *rest = arguments
-    _die_with(int(os.environ[control.PARENT_PID_VARIABLE]))
+    _die_with(int(os.environ[control.PARENT_PID_VARIABLE]), role)
     _set_signals()
     process = Process(role, rest)
     _name_process(process.name)

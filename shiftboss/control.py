@@ -6,8 +6,10 @@ the end of either side is EOF): msgpack of a tagged union. Nothing here knows ta
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import msgspec
@@ -29,6 +31,27 @@ EXIT_CONFIG: Final = 78  # bad configuration
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 _MAX_FDS: Final = 4
+
+# Where the parent keeps the numbers of its children's process groups in the memory of the whole service.
+_GROUPS_AT: Final = 2048
+_MAX_GROUPS: Final = 500
+BOARD_BYTES: Final = _GROUPS_AT + 4 * (1 + _MAX_GROUPS)
+
+
+def write_groups(memory: mmap.mmap, pids: Sequence[int]) -> None:
+    """Note the process groups that are to go when the parent is gone; of more than 500 the first."""
+    known = pids[:_MAX_GROUPS]
+    view = memoryview(memory)[_GROUPS_AT:BOARD_BYTES].cast("i")
+    view[0] = 0  # a reader meanwhile finds none, not half of them
+    for place, pid in enumerate(known, start=1):
+        view[place] = pid
+    view[0] = len(known)
+
+
+def read_groups(memory: mmap.mmap) -> list[int]:
+    """What the parent has noted last."""
+    view = memoryview(memory)[_GROUPS_AT:BOARD_BYTES].cast("i")
+    return list(view[1 : 1 + view[0]])
 
 
 class ControlMessage(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -79,9 +102,13 @@ class Stop(ControlMessage, frozen=True):
 
 
 class Drain(ControlMessage, frozen=True):
-    """Take no new work, finish what runs, stay up; the draining child answers `Drained`. `why`: for people."""
+    """Take no new work, finish what runs, stay up; the draining child answers `Drained` with the same `seq`.
+
+    `why`: for people. A later one asks for an answer anew.
+    """
 
     why: str = ""
+    seq: int = 0
 
 
 class Resume(ControlMessage, frozen=True):
@@ -151,7 +178,9 @@ class PeerReleased(ControlMessage, frozen=True):
 
 
 class Drained(ControlMessage, frozen=True):
-    """After `Drain`: nothing runs any more. Said once for each `Drain`, and at once when nothing ran."""
+    """After the `Drain` with this `seq`: nothing runs any more. Said once for each, and at once when nothing ran."""
+
+    seq: int = 0
 
 
 class Tired(ControlMessage, frozen=True):

@@ -28,6 +28,7 @@ class Quiet:
         self._tree, self._log, self._changed = tree, log, changed
         self._wishes: dict[str, str] = {}
         self._waiting: list[Asker] = []
+        self._seq = 0
         self.drained = False
 
     def __bool__(self) -> bool:
@@ -69,11 +70,12 @@ class Quiet:
         if self._wishes:
             if child.spec.drains:
                 self.drained = False
-            self._tree.tell(child, control.Drain(why=self.why))
+                self._seq += 1
+            self._tree.tell(child, control.Drain(why=self.why, seq=self._seq))
 
-    def heard_drained(self, child: Child) -> None:
-        """The draining child says that nothing runs any more."""
-        if not child.spec.drains or not self._wishes:
+    def heard_drained(self, child: Child, seq: int) -> None:
+        """The draining child says that nothing runs any more; an answer to an earlier question is none."""
+        if not child.spec.drains or not self._wishes or seq != self._seq:
             return
         self.drained = True
         self._answer(True, DRAINED)

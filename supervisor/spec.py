@@ -96,7 +96,7 @@ class SupervisorSettings:
     cancel_grace_s: float = 5.0
     core_down_limit_s: float = 300.0
     probe_interval_s: float = 30.0
-    board_bytes: int = 4096
+    board_bytes: int = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -220,8 +220,8 @@ class Supervisor:
         match message:
             case control.PeerReleased():
                 self._rolling.released(child, message)
-            case control.Drained():
-                self._quiet.heard_drained(child)
+            case control.Drained(seq=seq):
+                self._quiet.heard_drained(child, seq)
             case control.Tired(reason=reason):
                 self._replacing.tired(child, reason)
             case control.Dumped():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 import selectors
 import socket
@@ -32,7 +33,8 @@ class Tree:
         self._incarnations: dict[str, int] = {}  # of children that have been removed
         self._peers = peers_of(specs)
         self._obituaries = Obituaries(self._tell_by_name)
-        self.board_fd = memory_file("board", board_bytes)
+        self.board_fd = memory_file("board", max(board_bytes, control.BOARD_BYTES))
+        self._board = mmap.mmap(self.board_fd, control.BOARD_BYTES)
         self._by_pid: dict[int, Child] = {}
         self._timers, self._clock, self._log = timers, clock, log
 
@@ -97,6 +99,7 @@ class Tree:
             return Exit(control.EXIT_OS_ERROR, None)
         child.begin(process, self._clock.monotonic_s())
         self._by_pid[process.pid] = child
+        control.write_groups(self._board, list(self._by_pid))
         self.selector.register(process.control, selectors.EVENT_READ, child)
         self.selector.register(process.pidfd, selectors.EVENT_READ, child)
         emit(
@@ -222,6 +225,7 @@ class Tree:
                 self.selector.unregister(watched)
         exit_ = process.reap()
         del self._by_pid[process.pid]
+        control.write_groups(self._board, list(self._by_pid))
         self._timers.cancel_all(child.name)
         return exit_
 
@@ -259,4 +263,5 @@ class Tree:
         """Give back every descriptor."""
         self._obituaries.close()
         self.selector.close()
+        self._board.close()
         os.close(self.board_fd)

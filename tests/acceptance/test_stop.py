@@ -107,6 +107,17 @@ def test_grandchildren_go_with_the_worker(database_url: str, store: Store, tmp_p
         until("grandchild gone", lambda: not is_running(pid), 2.0)
 
 
+def test_grandchildren_go_with_a_killed_supervisor(database_url: str, store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    with Worker(database_url, tmp_path) as worker:
+        worker.ready()
+        enqueue(store, [handlers.grandchild.prepare(str(file)), handlers.stuck.using(timeout=60).prepare()])
+        pid = int(until("grandchild", lambda: file.exists() and file.read_text()))
+        until("stuck", lambda: worker.starts())
+        worker.process.kill()
+        until("grandchild gone", lambda: not is_running(pid), 1.0)
+
+
 def test_nothing_outlives_a_killed_supervisor(database_url: str, store: Store, tmp_path: Path) -> None:
     with Worker(database_url, tmp_path) as worker:
         worker.ready()

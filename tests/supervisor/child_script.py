@@ -255,10 +255,10 @@ def on_operation(message: control.ToChild, options: argparse.Namespace) -> None:
     match message:
         case control.PeerRetiring():
             on_peer_retiring(message, options)
-        case control.Drain(why=why):
+        case control.Drain(why=why, seq=seq):
             say("drain", why=why)
             if options.drained:
-                after(options.drained, control.Drained())
+                after(options.drained, control.Drained(seq=seq))
         case control.Resume():
             say("resume")
         case control.Reload():

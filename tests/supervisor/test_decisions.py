@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from datetime import UTC, datetime
 
 import pytest
@@ -146,6 +147,7 @@ class Told(Tree):
         specs = [ChildSpec(name="heartbeat", argv=("true",)), ChildSpec(name="claimer", argv=("true",), drains=True)]
         super().__init__(specs, 8, Timers(clock), clock, logging.getLogger("test"))
         self.said: list[tuple[str, str]] = []
+        self.seq = 0  # of the last Drain
         for child in self.children.values():
             child.begin(None, 0.0)
             child.become_ready(0.0)
@@ -153,6 +155,8 @@ class Told(Tree):
 
     def tell(self, child: object, message: control.ToChild, fds: tuple[int, ...] = ()) -> None:
         self.said.append((child.name, type(message).__name__))  # type: ignore[attr-defined]
+        if isinstance(message, control.Drain):
+            self.seq = message.seq
 
 
 @pytest.fixture
@@ -187,24 +191,44 @@ def test_quiet_lasts_as_long_as_anybody_wants_it(tree: Told, quiet: Quiet) -> No
 
 def test_only_the_draining_child_says_that_nothing_runs(tree: Told, quiet: Quiet) -> None:
     asker = Waiting()
-    quiet.heard_drained(tree.claimer)
+    quiet.heard_drained(tree.claimer, tree.seq)
     assert not quiet.drained, "nobody had asked"
     quiet.want(OPERATOR, "command")
     quiet.when_drained(asker)
-    quiet.heard_drained(tree.heartbeat)
+    quiet.heard_drained(tree.heartbeat, tree.seq)
     assert asker.answers == []
-    quiet.heard_drained(tree.claimer)
+    quiet.heard_drained(tree.claimer, tree.seq)
     assert [ok for ok, _, _ in asker.answers] == [True]
     late = Waiting()
     quiet.when_drained(late)
     assert [ok for ok, _, _ in late.answers] == [True]
 
 
+def test_a_late_answer_to_an_earlier_drain_is_none_to_the_next(tree: Told, quiet: Quiet) -> None:
+    quiet.want(OPERATOR, "command")
+    earlier = tree.seq
+    quiet.release(OPERATOR, "command")
+    quiet.want(OPERATOR, "command")
+    quiet.heard_drained(tree.claimer, earlier)
+    assert not quiet.drained
+    quiet.heard_drained(tree.claimer, tree.seq)
+    assert quiet.drained
+
+
+def test_the_groups_of_all_children_stand_where_every_child_can_read_them(tree: Told) -> None:
+    with mmap.mmap(-1, control.BOARD_BYTES) as memory:
+        assert control.read_groups(memory) == []
+        control.write_groups(memory, range(1000, 2000))
+        assert control.read_groups(memory) == list(range(1000, 1500))
+        control.write_groups(memory, [7])
+        assert control.read_groups(memory) == [7]
+
+
 def test_a_claimer_that_starts_again_has_everything_to_say_again(tree: Told, quiet: Quiet) -> None:
     quiet.introduced(tree.claimer)
     assert tree.said == []
     quiet.want(OPERATOR, "command")
-    quiet.heard_drained(tree.claimer)
+    quiet.heard_drained(tree.claimer, tree.seq)
     quiet.introduced(tree.heartbeat)
     assert quiet.drained
     quiet.introduced(tree.claimer)
