@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -19,8 +20,8 @@ from tests.chaos.world import World
 
 THREADS: Final = 64
 ENDS_WITHIN_S: Final = 180.0
-WAIT_FOR_TARGET_S: Final = 30.0
-LOOK_AGAIN_S: Final = (0.1, 2.0)  # at random: those who wait for one service must not all hit it at once
+WAIT_FOR_TARGET_S: Final = 45.0
+LOOK_AGAIN_S: Final = (0.1, 1.5)  # at random: those who wait for one service must not all hit it at once
 
 
 class Result(StrEnum):
@@ -85,7 +86,8 @@ class Conductor:
             except NoTarget:
                 if time.monotonic() > give_up_s:
                     raise
-                injector.stop(self._world, fault)
+                with contextlib.suppress(NoTarget):
+                    injector.stop(self._world, fault)
                 threading.Event().wait(rng.uniform(*LOOK_AGAIN_S))
 
     def _act(self, fault: Fault) -> tuple[Result, str]:

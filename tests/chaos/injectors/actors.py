@@ -62,8 +62,9 @@ class Freeze:
         return True
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        longest_s = 0.5 if rng.random() < 0.7 else 2.0 * facts.lease_s
-        return rng.uniform(0.05, longest_s), *_draw_actor(rng, facts)
+        short = rng.random() < (0.4 if self.role == "heartbeat" else 0.7)  # a worker without heartbeats is declared dead
+        for_s = rng.uniform(0.05, 0.5) if short else rng.uniform(0.5, 2.0 * facts.lease_s)
+        return for_s, *_draw_actor(rng, facts)
 
     def start(self, world: World, fault: Fault) -> None:
         service = world.service(fault.target)

@@ -180,7 +180,7 @@ class Suspend:
     """The whole service is stopped, longer than its lease, and goes on, as a machine that slept."""
 
     exclusive = ""
-    kind, weight = "suspend:service", 3.0
+    kind, weight = "suspend:service", 6.0
 
     def __init__(self) -> None:
         self._asleep: dict[int, tuple[Service, list[int]]] = {}
@@ -189,7 +189,8 @@ class Suspend:
         return True
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        for_s = rng.uniform(0.1, facts.lease_s) if rng.random() < 0.4 else rng.uniform(facts.lease_s, 2.5 * facts.lease_s)
+        # Best of all it wakes while its tasks run elsewhere: a task of about one lease, started when the lease is over.
+        for_s = rng.uniform(0.1, facts.lease_s) if rng.random() < 0.25 else facts.lease_s + rng.uniform(0.5, 2.5)
         return for_s, rng.choice(facts.services), {}
 
     def start(self, world: World, fault: Fault) -> None:
