@@ -12,7 +12,7 @@ from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk, Lane, Store
 
 LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
-MARKS_FRESH_S: Final = 5.0  # lanes are read from their beginning this often
+MARKS_FRESH_S: Final = 1.0  # lanes are read from their beginning this often: what was recovered stands there, and waits for it
 FIRST_POLL_S: Final = 0.01
 
 
