@@ -236,12 +236,15 @@ def exercised(e: Evidence) -> Counter[str]:
 
 def _zombies(e: Evidence) -> Iterator[Key]:
     """Claims that reached their end while a later one of the same task ran: where a missing guard would show."""
+    later: dict[str, list[tuple[float, float]]] = defaultdict(list)  # of tasks with several claims: (start, end)
+    for (task_id, fence), starts in e.ledger.starts.items():
+        if e.last_start[task_id] > 1:
+            ends = e.ledger.ends.get((task_id, fence))
+            later[task_id].append((starts[0].at_s, ends[0][0] if ends else float("inf")))
     for (task_id, fence), ends in e.ledger.ends.items():
-        last = e.last_start.get(task_id, fence)
-        if last > fence and e.ledger.starts[task_id, last][0].at_s < ends[0][0]:
-            over_s = e.ledger.ends.get((task_id, last), [(float("inf"), "")])[0][0]
-            if ends[0][0] < over_s:
-                yield task_id, fence
+        end_s, own_s = ends[0][0], e.ledger.starts[task_id, fence][0].at_s
+        if any(own_s < start_s < end_s < over_s for start_s, over_s in later[task_id]):
+            yield task_id, fence
 
 
 def verdicts_of(lines: Iterable[LogLine]) -> tuple[list[tuple[str, str, int, str]], list[tuple[int, str]]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final, TypeAlias
 
+from tests.chaos.invariants import Evidence
 from tests.chaos.ledger import Ledger
 from tests.chaos.logs import LogLine
 from tests.chaos.schedule import Facts
@@ -39,14 +40,15 @@ def limits(facts: Facts) -> Mapping[str, float]:
     }
 
 
-def measure(marks: Sequence[Mark], ledger: Ledger, logs: Iterable[Sequence[LogLine]]) -> Times:
+def measure(marks: Sequence[Mark], evidence: Evidence, logs: Iterable[Sequence[LogLine]]) -> Times:
     """Every recovery that there was, by its name."""
+    ledger = evidence.ledger
     lines = [list(log) for log in logs]
     found: Times = defaultdict(list)
     for log in lines:
         found[ACTOR] += _actors_back(log)
     found[TAKEOVER] += _takeovers(marks, [line for log in lines for line in log])
-    found[ORPHAN] += _orphans(marks, ledger)
+    found[ORPHAN] += _orphans(marks, evidence)
     found[CLAIMS] += _claims(marks, ledger)
     found[STOP] += [float(mark.note) for mark in marks if mark.name == "stopped"]
     found[GONE] += [float(mark.note) for mark in marks if mark.name == "descendants gone"]
@@ -90,19 +92,24 @@ def _takeovers(marks: Sequence[Mark], lines: Sequence[LogLine]) -> Iterator[floa
             yield after[0] - mark.wall_s
 
 
-def _orphans(marks: Sequence[Mark], ledger: Ledger) -> Iterator[float]:
-    """From the death of a service to the next start of each task that it was running."""
+def _orphans(marks: Sequence[Mark], evidence: Evidence) -> Iterator[float]:
+    """From the death of a service to the next start of each task that it was running, and that was found to be lost."""
     killed = {mark.note: mark.at_s for mark in marks if mark.name == "service killed"}
-    starts: dict[str, dict[int, float]] = defaultdict(dict)
-    for (task_id, fence), some in ledger.starts.items():
-        starts[task_id][fence] = some[0].at_s
-    for (task_id, fence), some in ledger.starts.items():
-        pid = some[0].worker.split("-")[-2] if some[0].worker.count("-") >= 2 else ""
-        if pid not in killed or (task_id, fence) in ledger.ends or some[0].at_s > killed[pid]:
+    starts: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for (task_id, fence), some in evidence.ledger.starts.items():
+        starts[task_id].append((fence, some[0].at_s))
+    for (task_id, fence), some in evidence.ledger.starts.items():
+        attempt, pid = evidence.by_fence.get((task_id, fence)), _pid(some[0].worker)
+        if attempt is None or attempt.outcome != "lost" or pid not in killed or task_id in evidence.ledger.retried:
             continue
-        later = [at_s for other, at_s in starts[task_id].items() if other > fence and at_s > killed[pid]]
+        later = [at_s for other, at_s in starts[task_id] if other > fence and at_s > killed[pid]]
         if later:
             yield min(later) - killed[pid]
+
+
+def _pid(worker_id: str) -> str:
+    """Of the supervisor: a worker's id is host, pid and a random part."""
+    return worker_id.rsplit("-", 2)[-2] if worker_id.count("-") >= 2 else ""
 
 
 def _claims(marks: Sequence[Mark], ledger: Ledger) -> Iterator[float]:

@@ -79,7 +79,7 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
         seconds=time.monotonic() - began_s,
         drain_s=drain_s,
         violations={name: sentences for name, sentences in found.items() if sentences},
-        recovery=recovery.measure(world.marks, evidence.ledger, lines),
+        recovery=recovery.measure(world.marks, evidence, lines),
         kinds=_by_kind(reports),
         exercised=dict(invariants.exercised(evidence)),
     )

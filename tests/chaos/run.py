@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,8 @@ from tests.chaos.totals import Totals
 SHOWN: Final = 20
 SPARE: Final = 1.04  # some faults never find a target
 DURING_OUTAGE: Final = frozenset({f"{how}:{role}" for how in ("kill", "freeze") for role in ("executor", "claimer", "leader")})
+MAKE_UP_TASKS: Final = 1_000
+MAKE_UP_PER_S: Final = 0.7
 NOT_ENOUGH: Final = 3  # exit code: all held, but kinds or outcomes are missing, or the time was over
 
 
@@ -62,14 +64,28 @@ def _rounds(options: argparse.Namespace, sums: Totals, folder: Path) -> None:
         faults = min(int(options.round * SPARE), int((options.faults - sums.faults) * SPARE) + 1)
         share = min(1.0, options.round / options.faults)
         tasks = max(1_000, min(int(options.tasks * share), options.tasks - sums.tasks))
-        sums.outcomes.append(_round(_draw(options, sums.next_seed, faults), folder, tasks, options.keep))
-        if options.resume:
-            sums.save(options.resume)
-        print(
-            f"{sums.faults} of {options.faults} faults, {sums.tasks} of {options.tasks} tasks, {sums.seconds:.0f} s", flush=True
-        )
-        if sums.violations():
+        if not _add(options, sums, _draw(options, sums.next_seed, faults), folder, tasks):
             return
+    rare = totals.rare(sums, options.at_least)
+    if rare and not options.only and time.monotonic() < give_up_s:
+        _add(options, sums, _make_up(options, sums.next_seed, rare), folder, MAKE_UP_TASKS)
+
+
+def _add(options: argparse.Namespace, sums: Totals, plan: Schedule, folder: Path, tasks: int) -> bool:
+    """One round more; False: something was violated."""
+    sums.outcomes.append(_round(plan, folder, tasks, options.keep))
+    if options.resume:
+        sums.save(options.resume)
+    so_far = f"{sums.faults} of {options.faults} faults, {sums.tasks} of {options.tasks} tasks"
+    print(f"{so_far}, {sums.seconds:.0f} s", flush=True)
+    return not sums.violations()
+
+
+def _make_up(options: argparse.Namespace, seed: int, rare: Mapping[str, int]) -> Schedule:
+    """A short round of those kinds that had no target often enough."""
+    facts = Facts(database=options.database)
+    some = [one for one in injectors.fitting(facts) if one.kind in rare]
+    return schedule.draw(seed, facts, some, 0, MAKE_UP_PER_S, options.at_least - min(rare.values()))
 
 
 def _draw(options: argparse.Namespace, seed: int, faults: int) -> Schedule:

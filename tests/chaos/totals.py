@@ -96,13 +96,17 @@ def load(file: Path) -> Totals:
     return msgspec.json.decode(file.read_bytes(), type=Totals)
 
 
+def rare(totals: Totals, at_least: int) -> dict[str, int]:
+    """Kinds that fit and were done less often than that -> how often."""
+    kinds, fitting = totals.kinds(), injectors.fitting(Facts(database=totals.database))
+    done = {injector.kind: kinds.get(injector.kind, Counter())["done"] for injector in fitting}
+    return {kind: times for kind, times in done.items() if times < at_least}
+
+
 def missing(totals: Totals, at_least: int) -> Iterator[str]:
     """What a whole run must have seen and this one has not."""
-    kinds = totals.kinds()
-    for injector in injectors.fitting(Facts(database=totals.database)):
-        done = kinds.get(injector.kind, Counter())["done"]
-        if done < at_least:
-            yield f"{injector.kind} was done {done} times, and has to be {at_least} times"
+    for kind, times in rare(totals, at_least).items():
+        yield f"{kind} was done {times} times, and has to be {at_least} times"
     for pair in MUST_SEE:
         if not totals.exercised()[pair]:
             yield f"{pair} was never seen"

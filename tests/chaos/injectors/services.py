@@ -190,7 +190,7 @@ class Suspend:
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         # Best of all it wakes while its tasks run elsewhere: a task of about one lease, started when the lease is over.
-        for_s = rng.uniform(0.1, facts.lease_s) if rng.random() < 0.25 else facts.lease_s + rng.uniform(0.5, 2.5)
+        for_s = rng.uniform(0.1, facts.lease_s) if rng.random() < 0.25 else facts.lease_s + rng.uniform(0.5, 4.0)
         return for_s, rng.choice(facts.services), {}
 
     def start(self, world: World, fault: Fault) -> None:
