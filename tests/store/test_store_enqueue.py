@@ -37,6 +37,15 @@ def test_a_task_enqueued_again_after_its_end_is_not_stored_again(store: Store) -
     assert store.lanes() == []
 
 
+def test_a_batch_sent_again_is_answered_with_its_own_tasks_whoever_has_their_key_now(store: Store) -> None:
+    first, second = new(unique_key="user:42"), new(unique_key="user:42")
+    assert [it.id for it in store.enqueue([first, second])] == [first.id, first.id]
+    finish_one(store, ended(take_one(store)))
+    answers = store.enqueue([first, second])
+    assert [(it.id, it.existing) for it in answers] == [(first.id, True), (second.id, False)]
+    assert [(it.id, it.existing) for it in store.enqueue([first])] == [(first.id, True)]
+
+
 def test_a_unique_key_gives_the_existing_task_while_it_is_unfinished(store: Store) -> None:
     first = put(store, unique_key="user:42")
     (again,) = store.enqueue([new(unique_key="user:42")])

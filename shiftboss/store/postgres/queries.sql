@@ -60,7 +60,13 @@ WITH given AS (
 SELECT CAST(stored.id AS text) FROM stored LEFT JOIN rung ON true;
 
 -- name: find_existing
-SELECT CAST(g.id AS text), CAST(coalesce(t.id, k.id, (SELECT h.id FROM task_history h WHERE h.id = g.id LIMIT 1)) AS text)
+-- Its own id first, alive or ended: whoever sends a batch again means that task, whoever has its unique key by now. The
+-- history is searched from the moment that the id was made, as above.
+SELECT CAST(g.id AS text), CAST(coalesce(t.id, (
+    SELECT h.id FROM task_history h WHERE h.id = g.id
+      AND h.finished_at >= to_timestamp(
+            CAST(CAST('x' || left(replace(CAST(g.id AS text), '-', ''), 12) AS bit(48)) AS bigint) / 1000.0 - 86400)
+    LIMIT 1), k.id) AS text)
 FROM json_to_recordset(CAST(:rows AS json)) AS g(id uuid, unique_key text)
 LEFT JOIN tasks k ON k.unique_key = g.unique_key AND k.status IN ('pending', 'claimed', 'running')
 LEFT JOIN tasks t ON t.id = g.id;
