@@ -179,6 +179,7 @@ class Executor(ProcessActor):
     # ---- called in the threads that run attempts
 
     def _ended(self, cell: int, ended: Ended) -> None:
+        self.process.end_without_line()
         with self._lock:
             job = self._jobs.pop(cell)
             self._unstored[cell] = (job, ended)

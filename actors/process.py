@@ -75,6 +75,19 @@ class Process:
         table_fd = os.environ.pop(control.TABLE_FD_VARIABLE, "")
         self.table_fd = int(table_fd) if table_fd else None
         self._sending = threading.Lock()
+        self._line = _identity(self._control.fileno())
+
+    def end_without_line(self) -> None:
+        """End when user code has closed the line to the parent (`os.closerange`, a daemon's start): nobody hears us any more,
+        and a read that was under way keeps the socket open, so that nobody else would ever notice.
+        """
+        try:
+            if _identity(self._control.fileno()) == self._line:
+                return
+        except OSError:
+            pass
+        log.critical("%s: user code has closed the descriptors of this process: nothing it says can be heard", self.name)
+        self.end(EXIT_BUG)
 
     def tell_parent(self, message: control.ToParent) -> None:
         with self._sending:
@@ -118,8 +131,9 @@ class Process:
 
     def end(self, code: int) -> NoReturn:
         """End this process with `code`, whatever threads user code has left behind."""
-        close_logging()
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):  # user code may have closed what they write to
+            close_logging()
+            sys.stdout.flush()
         os._exit(code)
 
 
@@ -190,6 +204,12 @@ class ProcessActor(pykka.ThreadingActor):
     def on_failure(self, exception_type: Any, exception_value: Any, traceback: Any) -> None:
         log.critical("%s: unhandled error", self.process.name, exc_info=(exception_type, exception_value, traceback))
         self.process.end(EXIT_BUG)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    """What makes this open file this one, whatever stands under its number later."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _inherited_fd(variable: str) -> int:
