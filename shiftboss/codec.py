@@ -16,10 +16,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shiftboss.errors import ArgumentsError, TaskDefinitionError
+from shiftboss.logs.line import clip
 from shiftboss.roundtrip import Flaw, equal, first_difference, first_unstorable, suspicious, type_nodes
 
 DEFAULT_MAX_ARGS_BYTES: Final = 1_048_576
 
+_MAX_PATH_CHARS: Final = 300
 _encode: Final = msgspec.json.Encoder().encode
 _AT: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>.*)`$", re.DOTALL)
 _VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
@@ -110,7 +112,7 @@ class ArgumentsCodec:
         return msgspec.Raw(raw)
 
     def _error(self, flaw: Flaw) -> ArgumentsError:
-        return ArgumentsError(f"{self._type_name}: argument {flaw.path} {flaw.why}")
+        return ArgumentsError(f"{self._type_name}: argument {clip(flaw.path, _MAX_PATH_CHARS)} {flaw.why}")
 
     def _explain(self, bound: msgspec.Struct, error: Exception) -> ArgumentsError:
         if isinstance(error, msgspec.ValidationError):
@@ -207,7 +209,7 @@ def encode_untyped(
         if not isinstance(name, str):
             raise ArgumentsError(f"{what}: {noun} name {name!r} is not a string")
         if flaw := first_unstorable(name, f"name {name!r}") or first_unstorable(value, name):
-            raise ArgumentsError(f"{what}: {noun} {flaw.path} {flaw.why}")
+            raise ArgumentsError(f"{what}: {noun} {clip(flaw.path, _MAX_PATH_CHARS)} {flaw.why}")
     raw = _encode(plain)
     if len(raw) > max_bytes:
         raise ArgumentsError(f"{what}: {noun}s of {len(raw):,} bytes of JSON are more than {max_bytes:,}; store them elsewhere")

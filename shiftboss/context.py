@@ -16,6 +16,7 @@ from shiftboss.errors import OptionError
 from shiftboss.events import Event
 from shiftboss.failure import storable
 from shiftboss.logs.context import bind_task
+from shiftboss.logs.line import escape
 from shiftboss.model import NULL, Claim, Outcome
 from shiftboss.options import seconds
 
@@ -149,7 +150,9 @@ class Attempt:
         if math.isnan(percent):
             raise OptionError("progress(percent=nan): it must be a number from 0 to 100")
         if self._on_progress is not None:
-            self._on_progress(min(100.0, max(0.0, float(percent))), storable(str(note))[:_MAX_NOTE_CHARS])
+            self._on_progress(
+                min(100.0, max(0.0, float(percent))), escape(storable(str(note)[:_MAX_NOTE_CHARS]))[:_MAX_NOTE_CHARS]
+            )
 
     @property
     def log(self) -> AttemptLogger:

@@ -22,6 +22,7 @@ MAX_TAGS: Final = 50
 MAX_META_BYTES: Final = 65_536
 MAX_ATTEMPTS_LIMIT: Final = 32_767  # a smallint in PostgreSQL
 
+_MAX_SHOWN_CHARS: Final = 200
 _UNPRINTABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
@@ -142,10 +143,16 @@ def checked_name(option: str, name: str) -> str:
 
 def _checked_text(option: str, text: str, max_chars: int) -> str:
     if not isinstance(text, str) or not text or len(text) > max_chars:
-        raise OptionError(f"{option}={text!r} must be a string of 1 to {max_chars} characters")
+        raise OptionError(f"{option}={_shown(text)} must be a string of 1 to {max_chars} characters")
     if _UNPRINTABLE.search(text):
         raise OptionError(f"{option}={text!r} holds a NUL character or a lone surrogate, which cannot be stored")
     return text
+
+
+def _shown(value: object) -> str:
+    """As Python writes it, up to a length that can still be read."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN_CHARS else f"{text[:_MAX_SHOWN_CHARS]}… ({len(text)} characters)"
 
 
 def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
