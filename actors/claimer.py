@@ -55,6 +55,7 @@ PROGRESS_STORED_S: Final = 1.0
 SLEEP_AFTER_S: Final = 0.1  # an idle claimer that polls more seldom than this wants to be rung for
 AWAKE_AFTER_ROUNDS: Final = 20  # full claims in a row after which ringing is a waste
 LINGER_S: Final = 0.004  # outcomes gather this long while the executors still have work
+LATER_S: Final = 0.5  # what others have locked is asked about again after this
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
 
 
@@ -156,6 +157,9 @@ class Claimer(ProcessActor):
                 self._look_for_tasks(rung=False)
             case "watch":
                 self._watch()
+            case "later":
+                self._outbox.take_up()
+                self._soon()
             case "retire":
                 self._go_on_retiring()
             case "halt":
@@ -178,7 +182,7 @@ class Claimer(ProcessActor):
             sweep()
         except StoreUnavailable as error:
             self._timer.after("round", self._outage.wait_s(error))
-        if self._outbox.owes_outcomes:
+        if self._outbox.has_outcomes:
             self._soon()
 
     def _from_peer(self, message: FromPeer) -> None:
@@ -292,6 +296,7 @@ class Claimer(ProcessActor):
             progress=self._outbox.latest_progress(),
             counters=self._claim_times.due(),
             claim=ask,
+            cautious=self._outbox.cautious,
         )
 
     def _claim_ask(self) -> ClaimAsk | None:
@@ -359,8 +364,10 @@ class Claimer(ProcessActor):
         self._say_ready()
         self._set_sleeping()
         more = request is not None and request.claim is not None and not self._lanes.drained
-        if more or self._outbox.owes_outcomes:
+        if more or self._outbox.has_outcomes:
             self._soon()
+        if self._outbox.cautious:
+            self._timer.sooner("later", LATER_S)
         if self._lanes.drained and self._halt.may_claim:
             self._timer.sooner("poll", self._lanes.poll_s)
         if any(peer.holdings for peer in self._roster):

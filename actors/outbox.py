@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -25,7 +26,10 @@ class Waiting(NamedTuple):
 
 
 class Outbox:
-    """Outcomes, starts, returned tasks and progress; and deaths that are dealt with once all that is stored."""
+    """Outcomes, starts, returned tasks and progress; and deaths that are dealt with once all that is stored.
+
+    What the database wants to hear later, since somebody else has locked the row, is laid aside until `take_up`.
+    """
 
     def __init__(self) -> None:
         self._ended: deque[Waiting] = deque()
@@ -33,6 +37,8 @@ class Outbox:
         self._starts: dict[str, Lease] = {}
         self._progress: dict[str, Progress] = {}
         self._burials: list[PeerBuried] = []
+        self._later = _Later()
+        self._taken_up = False  # what goes out next has been laid aside before
 
     def __bool__(self) -> bool:
         return bool(self._ended or self._releases or self._starts or self._progress or self._burials)
@@ -40,15 +46,26 @@ class Outbox:
     @property
     def owes_outcomes(self) -> bool:
         """Whether tasks would be lost to recovery if this process ended now."""
+        return self.has_outcomes or bool(self._later.ended or self._later.releases)
+
+    @property
+    def has_outcomes(self) -> bool:
+        """Whether a round now would store some of what is owed."""
         return bool(self._ended or self._releases)
 
     @property
     def outcomes(self) -> int:
-        return len(self._ended)
+        return len(self._ended) + len(self._later.ended)
+
+    @property
+    def cautious(self) -> bool:
+        """Whether somebody holds rows of ours, as far as we know."""
+        return bool(self._later) or self._taken_up
 
     def leases(self) -> set[tuple[str, int]]:
-        """(task id, fence) of every outcome that waits."""
-        return {(one.ended.task_id, one.ended.fence) for one in self._ended}
+        """(task id, fence) of every outcome, and of every returned task, that waits."""
+        ended = {(one.ended.task_id, one.ended.fence) for one in (*self._ended, *self._later.ended)}
+        return ended | {(one.task_id, one.fence) for one in (*self._releases, *self._later.releases)}
 
     # ---- in
 
@@ -70,7 +87,17 @@ class Outbox:
 
     def forget_peer(self, peer: Peer) -> None:
         """Nobody at `peer` waits for news any more."""
-        self._ended = deque(one._replace(peer=None) if one.peer is peer else one for one in self._ended)
+        self._ended = deque(_without_peer(self._ended, peer))
+        self._later.ended = list(_without_peer(self._later.ended, peer))
+
+    def take_up(self) -> None:
+        """What was laid aside goes out with the next round."""
+        later, self._later = self._later, _Later()
+        self._taken_up = bool(later)
+        self._ended.extend(later.ended)
+        self._releases += later.releases
+        self._starts = later.starts | self._starts
+        self._progress = later.progress | self._progress
 
     # ---- out
 
@@ -90,19 +117,48 @@ class Outbox:
         return list(self._progress.values())
 
     def settle(self, request: Exchange, reply: Exchanged) -> Iterator[tuple[Waiting, Verdict, TaskState | None]]:
-        """The round is committed: forget what it carried; yields each outcome with its verdict and where it led."""
-        self._releases, self._starts, self._progress = [], {}, {}
+        """The round is committed: forget what it carried, or lay it aside; yields each outcome that has a verdict, and where
+        it led."""
+        self._lay_aside(reply.later)
+        self._releases, self._starts, self._progress, self._taken_up = [], {}, {}, False
         verdicts = {
             (ended.task_id, ended.fence): (verdict, state)
             for ended, verdict, state in zip(request.ended, reply.verdicts, reply.states, strict=True)
         }
         for _ in range(min(len(self._ended), MAX_ENDED)):
             waiting = self._ended.popleft()
-            yield waiting, *verdicts[waiting.ended.task_id, waiting.ended.fence]
+            verdict, state = verdicts[waiting.ended.task_id, waiting.ended.fence]
+            if verdict is Verdict.LATER:
+                self._later.ended.append(waiting)
+            else:
+                yield waiting, verdict, state
+
+    def _lay_aside(self, task_ids: AbstractSet[str]) -> None:
+        if task_ids:
+            self._later.releases += [one for one in self._releases if one.task_id in task_ids]
+            self._later.starts |= {key: one for key, one in self._starts.items() if key in task_ids}
+            self._later.progress |= {key: one for key, one in self._progress.items() if key in task_ids}
 
     def buried(self) -> list[PeerBuried]:
         """Deaths of which everything is stored."""
-        if self._ended or not self._burials:
+        if self._ended or self._later.ended or not self._burials:
             return []
         burials, self._burials = self._burials, []
         return burials
+
+
+class _Later:
+    """What is laid aside."""
+
+    def __init__(self) -> None:
+        self.ended: list[Waiting] = []
+        self.releases: list[Lease] = []
+        self.starts: dict[str, Lease] = {}
+        self.progress: dict[str, Progress] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.releases or self.starts or self.progress)
+
+
+def _without_peer(some: Iterable[Waiting], peer: Peer) -> Iterator[Waiting]:
+    return (one._replace(peer=None) if one.peer is peer else one for one in some)

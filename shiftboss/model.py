@@ -191,6 +191,7 @@ class Verdict(StrEnum):
     APPLIED = "applied"
     ALREADY_APPLIED = "already_applied"  # this fence had stored it before: an unknown COMMIT was in fact done
     FENCED = "fenced"  # someone else holds or ended the task; the outcome was dropped
+    LATER = "later"  # somebody has locked the row: nothing was stored and nothing is lost; send it again after a pause
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

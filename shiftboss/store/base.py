@@ -6,6 +6,8 @@ Rules of every implementation:
 * "Mine" is id *and* fence, and the row is claimed or running. A write that is not mine changes nothing.
 * `exchange` is one transaction. A batch never fails because of one row: it falls back to row by row, and an error text
   that cannot be stored is replaced by a sanitised one. A verdict is read by a second statement, with a fresh snapshot.
+* A row that somebody else has locked (an operator's open transaction) holds up nothing but itself: the rest of the batch is
+  stored, and it comes back as `LATER`. Only PostgreSQL has such locks.
 * A database that cannot be reached raises `StoreUnavailable`; whatever was under way then has an unknown outcome.
   Sending the same `Ended` again is always right. The next call reconnects by itself.
 * A store object belongs to one thread, except where a method says otherwise.
@@ -14,6 +16,7 @@ Rules of every implementation:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Protocol
 
@@ -84,7 +87,10 @@ class CounterDelta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
-    """All that one worker wants written and claimed in one transaction. Order: ended, starts, releases, progress, claim."""
+    """All that one worker wants written and claimed in one transaction. Order: ended, starts, releases, progress, claim.
+
+    `cautious`: wait for no row that somebody else has locked; for a worker that has just been told `LATER`.
+    """
 
     worker_id: str
     ended: Sequence[Ended] = ()
@@ -93,14 +99,20 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     progress: Sequence[Progress] = ()
     counters: Sequence[CounterDelta] = ()
     claim: ClaimAsk | None = None
+    cautious: bool = False
 
 
 class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer. `verdicts[i]` and `states[i]` belong to `ended[i]`; `states[i]` is where an applied one led to, else `None`."""
+    """The answer. `verdicts[i]` and `states[i]` belong to `ended[i]`; `states[i]` is where an applied one led to, else `None`.
+
+    `later`: ids of the tasks whose rows somebody else has locked. Nothing of this request was written to them, neither ends
+    (their verdict is `LATER`) nor starts, releases and progress.
+    """
 
     verdicts: Sequence[Verdict]
     states: Sequence[TaskState | None]
     claims: Sequence[Claim]
+    later: AbstractSet[str] = frozenset()
 
 
 class Owned(msgspec.Struct, frozen=True, kw_only=True):

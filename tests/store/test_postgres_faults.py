@@ -9,13 +9,14 @@ from threading import Thread
 import psycopg
 import pytest
 from pg_harness import Proxy, proxied
-from store_harness import ended, finish, finish_one, info, put, status, take, take_one
+from store_harness import ask, ended, finish, finish_one, info, lease, put, status, take, take_one
 
 from shiftboss.errors import SchemaError, StoreError, StoreUnavailable
 from shiftboss.model import Outcome, TaskState, Verdict
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
-from shiftboss.store.postgres import link
+from shiftboss.store.postgres import exchange, link
 from shiftboss.store.postgres.dsn import parse_dsn
+from shiftboss.store.postgres.errors import is_unavailable
 from shiftboss.store.postgres.listen import PostgresListener
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.conftest import as_owner
@@ -173,17 +174,78 @@ def _shows(cluster: PgCluster, name: str) -> str:
         return str(connection.execute(f"SHOW {name}").fetchone()[0])  # type: ignore[index]
 
 
-def test_a_lock_held_by_someone_is_waited_for_only_so_long(
-    store: PostgresStore, pg_database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks are waited for shortly."""
+    monkeypatch.setitem(link.Link.transaction.__wrapped__.__kwdefaults__, "lock_timeout_s", 0.2)  # type: ignore[attr-defined]
+    monkeypatch.setattr(exchange, "_LOCK_TIMEOUT_S", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_locked_table_is_waited_for_only_so_long(store: PostgresStore, pg_database: str) -> None:
     put(store)
     claim = take_one(store)
-    monkeypatch.setitem(link.Link.transaction.__wrapped__.__kwdefaults__, "lock_timeout_s", 0.2)  # type: ignore[attr-defined]
     with psycopg.connect(pg_database) as operator:
-        operator.execute("SELECT 1 FROM tasks FOR UPDATE")
+        operator.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(StoreUnavailable, match="lock"):
             finish_one(store, ended(claim))
     assert finish_one(store, ended(claim))[0] is Verdict.APPLIED
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("cautious", [False, True])
+@pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.FAILED])
+def test_a_locked_row_holds_up_nothing_but_itself(
+    store: PostgresStore, pg_database: str, outcome: Outcome, cautious: bool
+) -> None:
+    ids = [put(store) for _ in range(3)]
+    claims = {claim.task_id: claim for claim in take(store)}
+    waiting = put(store)
+    with psycopg.connect(pg_database) as operator:
+        operator.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (ids[1],))
+        ends = [ended(claims[task_id], outcome, retry_in_s=60.0) for task_id in ids]
+        answer = store.exchange(Exchange(worker_id="w1", ended=ends, claim=ask(store), cautious=cautious))
+        assert answer.verdicts == [Verdict.APPLIED, Verdict.LATER, Verdict.APPLIED]
+        assert answer.states[1] is None
+        assert answer.later == {ids[1]}
+        assert [claim.task_id for claim in answer.claims] == [waiting]
+        assert status(store, ids[1]) is TaskState.RUNNING
+    assert finish_one(store, ends[1])[0] is Verdict.APPLIED
+
+
+@pytest.mark.usefixtures("impatient")
+def test_starts_and_releases_of_locked_rows_are_told_to_come_later(store: PostgresStore, pg_database: str) -> None:
+    ids = [put(store) for _ in range(4)]
+    leases = {claim.task_id: lease(claim) for claim in take(store, running=0)}
+    started, released = ids[:2], ids[2:]
+    with psycopg.connect(pg_database) as operator:
+        operator.execute("SELECT 1 FROM tasks WHERE id IN (%s, %s) FOR UPDATE", (started[0], released[0]))
+        starts, releases = [leases[one] for one in started], [leases[one] for one in released]
+        answer = store.exchange(Exchange(worker_id="w1", starts=starts, releases=releases))
+        assert answer.later == {started[0], released[0]}
+        assert [status(store, one) for one in ids] == [
+            TaskState.CLAIMED,
+            TaskState.RUNNING,
+            TaskState.CLAIMED,
+            TaskState.PENDING,
+        ]
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_cautious_worker_does_not_wait_at_all(store: PostgresStore, pg_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_LOCK_TIMEOUT_S", 60.0)
+    put(store)
+    claim = take_one(store)
+    with psycopg.connect(pg_database) as operator:
+        operator.execute("SELECT 1 FROM tasks FOR UPDATE")
+        answer = store.exchange(Exchange(worker_id="w1", ended=[ended(claim)], cautious=True))
+    assert answer.verdicts == [Verdict.LATER]
+
+
+def test_what_libpq_says_without_a_state_is_no_word_of_the_server() -> None:
+    """Such as "lost synchronization with server": it has no SQLSTATE and no class of its own."""
+    assert is_unavailable(psycopg.DatabaseError("lost synchronization with server"))
+    assert not is_unavailable(psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"))
 
 
 def test_a_statement_has_a_deadline(store: PostgresStore) -> None:
@@ -221,7 +283,8 @@ def test_a_missing_schema_names_the_command(pg_empty_database: str) -> None:
     store.close()
 
 
-def test_a_deadlock_with_an_operator_is_no_error(store: PostgresStore, pg_database: str) -> None:
+def test_a_deadlock_with_an_operator_is_no_error(store: PostgresStore, pg_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "_LOCK_TIMEOUT_S", 10.0)  # so that it is found to be a deadlock before
     ids = sorted(put(store) for _ in range(2))
     claims = {claim.task_id: claim for claim in take(store)}
     with psycopg.connect(as_owner(pg_database)) as operator:

@@ -20,7 +20,10 @@ MIGRATE: Final = "run: shiftboss db migrate"
 
 def is_unavailable(error: psycopg.Error) -> bool:
     """Whether the connection should be thrown away and the call may work later."""
-    return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or error.sqlstate in _READ_ONLY
+    # What libpq itself has to say (it has lost track of what the server sends, say) has no state, and no class of its own.
+    from_libpq = type(error) is psycopg.DatabaseError and error.sqlstate is None
+    known = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return known or from_libpq or error.sqlstate in _READ_ONLY
 
 
 def is_pooler_trouble(error: psycopg.Error) -> bool:

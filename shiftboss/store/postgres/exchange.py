@@ -1,34 +1,39 @@
 """The claimer's one transaction: what ended, started, goes back and got further is written, and new tasks are claimed.
 
 All of it travels in a pipeline: one round trip, and one more before the commit when outcomes have to be counted. When the
-values of one row are refused, the same is done again row by row, each in a savepoint.
+values of one row are refused, the same is done again row by row, each in a savepoint. When somebody else has locked a row, the
+same is done again without it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import datetime
+from itertools import chain
 from typing import Final, TypeAlias
 
 import msgspec
 import psycopg
 from psycopg import errors as pg
 
-from shiftboss.errors import StoreError
+from shiftboss.errors import StoreError, StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.model import (
     NULL,
     Claim,
     Ended,
+    Lease,
     Outcome,
+    Progress,
     TaskState,
     Verdict,
 )
 from shiftboss.store.base import ClaimAsk, Exchange, Exchanged
 from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.postgres import rows
-from shiftboss.store.postgres.arrays import ascii_only
+from shiftboss.store.postgres.arrays import ascii_only, plain_array
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import BoundedConnection, Link, Params, Row, bounds, run
 from shiftboss.store.postgres.params import (
@@ -50,11 +55,26 @@ log = logging.getLogger(__name__)
 
 Statement: TypeAlias = tuple[str, Params]
 _MAX_DEADLOCKS: Final = 3
+_MAX_LOCKED: Final = 3
+# Longer than any transaction of ours holds a row; who is told LATER does not even wait for so long.
+_LOCK_TIMEOUT_S: Final = 1.0
 _ANYWAY: Final = {"complete_tasks": "complete_tasks_anyway"}
 
 
 def exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
     """Write and claim in one transaction; see `Store.exchange`."""
+    later = _locked(link, request) if request.cautious else frozenset()
+    for _ in range(_MAX_LOCKED):
+        try:
+            return _with_later(request, later, _exchange(link, _without(request, later), now))
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, pg.LockNotAvailable):
+                raise
+            later |= _locked(link, request)  # none: it has just become free, or was not a task's row
+    return _with_later(request, later, _exchange(link, _without(request, later), now))
+
+
+def _exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
     # Of two with one fence the first counts.
     ended = {(item.task_id, item.fence): item for item in reversed(request.ended) if is_uuid(item.task_id)}
     in_order = [ended[key] for key in sorted(ended)]  # two writers never wait for each other in a circle
@@ -62,6 +82,41 @@ def exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
     verdicts = _verdicts(link, request.ended, applied)
     states = [applied[key].state if verdict is Verdict.APPLIED else None for key, verdict in _keyed(request.ended, verdicts)]
     return Exchanged(verdicts=verdicts, states=states, claims=claims)
+
+
+# ---- rows that others have locked
+
+
+def _locked(link: Link, request: Exchange) -> frozenset[str]:
+    """Ids of the tasks of this request that somebody else has locked just now."""
+    named: Iterable[Ended | Lease | Progress] = chain(request.ended, request.starts, request.releases, request.progress)
+    ids = sorted({item.task_id for item in named if is_uuid(item.task_id)})
+    return frozenset(row[0] for row in link.rows("locked_tasks", {"ids": plain_array(ids)}, pinned=True)) if ids else frozenset()
+
+
+def _without(request: Exchange, later: AbstractSet[str]) -> Exchange:
+    if not later:
+        return request
+    return msgspec.structs.replace(
+        request,
+        ended=[one for one in request.ended if one.task_id not in later],
+        starts=[one for one in request.starts if one.task_id not in later],
+        releases=[one for one in request.releases if one.task_id not in later],
+        progress=[one for one in request.progress if one.task_id not in later],
+    )
+
+
+def _with_later(request: Exchange, later: AbstractSet[str], answer: Exchanged) -> Exchanged:
+    """The answer to the whole request, from that to the part that was carried out."""
+    if not later:
+        return answer
+    told = zip(answer.verdicts, answer.states, strict=True)
+    both = [(Verdict.LATER, None) if one.task_id in later else next(told) for one in request.ended]
+    verdicts, states = [verdict for verdict, _ in both], [state for _, state in both]
+    return Exchanged(verdicts=verdicts, states=states, claims=answer.claims, later=later)
+
+
+# ---- what is stored
 
 
 def _stored(
@@ -89,7 +144,7 @@ def _pipelined(
 ) -> tuple[Mapping[Key, Applied], list[Claim]]:
     applied: Mapping[Key, Applied] = {}
     claimed: psycopg.Cursor[Row] | None = None
-    with link.transaction(pinned=True) as connection:
+    with link.transaction(pinned=True, lock_timeout_s=_LOCK_TIMEOUT_S) as connection:
         cursors = [run(connection, *statement) for statement in _end_statements(request, ended, now)]
         for statement in _other_statements(request, now):
             run(connection, *statement)
@@ -161,7 +216,7 @@ def _row_by_row(
     applied: dict[Key, Applied] = {}
     claimed: psycopg.Cursor[Row] | None = None
     with link.connected() as connection, connection.transaction():
-        bounds(connection, pinned=True)
+        bounds(connection, pinned=True, lock_timeout_s=_LOCK_TIMEOUT_S)
         for item in ended:
             applied |= _end_one(connection, request, item, now)
         for statement in _single_statements(request, now):
