@@ -40,6 +40,7 @@ class Cut(StrEnum):
     REPLY = "reply"  # it is committed, and nothing of the answer arrives
     TORN = "torn"  # it is committed, and half of the answer arrives
     LATE = "late"  # its client is cut off, and its end reaches the server later, from nobody
+    ORPHAN = "orphan"  # its client is cut off while the server works on it, and works on; what was not sent yet never comes
 
     @property
     def commits(self) -> bool:
@@ -79,6 +80,36 @@ class Rule:
             return self._over.wait_for(lambda: self.fired >= times, timeout_s)
 
 
+class Valve:
+    """Lets through, unless somebody has closed it; several may at once."""
+
+    def __init__(self) -> None:
+        self._closed, self._change = 0, threading.Condition()
+
+    def close(self) -> None:
+        with self._change:
+            self._closed += 1
+
+    def open(self) -> None:
+        with self._change:
+            self._closed = max(0, self._closed - 1)
+            self._change.notify_all()
+
+    def heal(self) -> None:
+        """Open, whoever has closed it."""
+        with self._change:
+            self._closed = 0
+            self._change.notify_all()
+
+    @property
+    def is_open(self) -> bool:
+        return not self._closed
+
+    def wait(self) -> None:
+        with self._change:
+            self._change.wait_for(lambda: self.is_open)
+
+
 class Message(NamedTuple):
     type: bytes
     body: bytes
@@ -89,9 +120,9 @@ class Proxy:
     """Listens on a free port of `host` and passes on to `target`, until it is told to be difficult.
 
     Attributes:
-        upward, downward: cleared, nothing goes this way, and every socket stays open: as a dead link does.
+        upward, downward: closed, nothing goes this way, and every socket stays open: as a dead link does.
+        door: closed, new connections are ended at once.
         delay_s: how long everything is held back, each way.
-        refusing: new connections are closed at once.
         passed: named queries that have gone through.
     """
 
@@ -99,11 +130,8 @@ class Proxy:
         self.target = target
         self._listening = socket.create_server((host, 0), backlog=64)
         self.port: int = self._listening.getsockname()[1]
-        self.upward, self.downward = threading.Event(), threading.Event()
-        self.upward.set()
-        self.downward.set()
+        self.upward, self.downward, self.door = Valve(), Valve(), Valve()
         self.delay_s = 0.0
-        self.refusing = False
         self.passed: Counter[str] = Counter()
         self._rules: list[Rule] = []
         self._lines: set[_Line] = set()
@@ -121,6 +149,11 @@ class Proxy:
         with self._lock, suppress(ValueError):
             self._rules.remove(rule)
 
+    def slow_down(self, by_s: float) -> None:
+        """Hold everything back for so much longer each way."""
+        with self._lock:
+            self.delay_s = max(0.0, self.delay_s + by_s)
+
     def cut_all(self) -> int:
         """End every connection, both ways; how many."""
         with self._lock:
@@ -130,17 +163,17 @@ class Proxy:
         return len(lines)
 
     def heal(self) -> None:
-        self.delay_s, self.refusing = 0.0, False
-        self.upward.set()
-        self.downward.set()
+        self.delay_s = 0.0
+        for valve in (self.upward, self.downward, self.door):
+            valve.heal()
 
     def close(self) -> None:
-        self.refusing = True
+        self.heal()
+        self.door.close()
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
         self.cut_all()
-        self.heal()
 
     # ---- inside
 
@@ -163,7 +196,7 @@ class Proxy:
     def _connect(self, client: socket.socket) -> None:
         self.upward.wait()  # on a dead link nobody is answered
         try:
-            if self.refusing:
+            if not self.door.is_open:
                 raise ConnectionRefusedError
             server = socket.create_connection(self.target)
         except OSError:
@@ -184,6 +217,8 @@ class _Line:
         self._proxy, self._client, self._server = proxy, client, server
         self._talk = _Talk()
         self._ready = 0  # answers that have come
+        self._orphaned: Rule | None = None
+        self._asked_before = 0
         self._swallow: tuple[int, Rule] | None = None  # from the answer of this number on
 
     def run(self) -> None:
@@ -211,6 +246,9 @@ class _Line:
                 out += message.raw
                 if self._is_over(message, out):
                     return
+            if self._orphaned is not None and self._talk.asked > self._asked_before:  # or the server would wait for more
+                self._cut_after(self._orphaned, out)
+                return
             if out:
                 self._server.sendall(out)
 
@@ -220,13 +258,15 @@ class _Line:
         if name:
             self._proxy.passed[name] += 1
             rule = self._proxy.rule_for((name,), at_end=False)
-            if rule is not None:
+            if rule is not None and rule.cut is Cut.ORPHAN:
+                self._orphaned, self._asked_before = rule, self._talk.asked
+            elif rule is not None:
                 if rule.cut is Cut.MIDDLE:
                     self._server.sendall(out[: -(len(message.raw) // 2)])
                 self.cut()
                 rule.done()
                 return True
-        if self._talk.ended:
+        if self._talk.ended and self._orphaned is None:
             rule = self._proxy.rule_for(self._talk.ended, at_end=True)
             if rule is not None:
                 self._cut_after(rule, out)
@@ -236,8 +276,9 @@ class _Line:
     def _cut_after(self, rule: Rule, out: bytearray) -> None:
         """The end of a transaction goes to the server, now or late; its answer goes to nobody."""
         self._swallow = (self._talk.asked, rule)
-        if rule.cut is Cut.LATE:
+        if rule.cut in (Cut.LATE, Cut.ORPHAN):
             _end(self._client)
+        if rule.cut is Cut.LATE:
             threading.Event().wait(rule.late_s)
         with suppress(OSError):
             self._server.sendall(out)
@@ -265,7 +306,7 @@ class _Line:
         """Whether the answer of that number is complete; what comes before it is passed on."""
         self._ready += answers.count(data)
         if self._ready < number:
-            if self._ready < number - 1:
+            if self._ready < number - 1 or rule.cut is Cut.TORN:
                 with suppress(OSError):
                     self._client.sendall(data)
             return False
@@ -274,7 +315,7 @@ class _Line:
                 self._client.sendall(data[: len(data) // 2])
         return True
 
-    def _hold(self, way: threading.Event) -> None:
+    def _hold(self, way: Valve) -> None:
         if self._proxy.delay_s:
             threading.Event().wait(self._proxy.delay_s)
         way.wait()

@@ -45,3 +45,9 @@ SELECT name FROM leader FOR UPDATE;
 
 -- name: lock_table
 LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE;
+
+-- name: lock_held
+SELECT id FROM tasks WHERE status IN ('running', 'claimed') LIMIT 200 FOR UPDATE SKIP LOCKED;
+
+-- name: reload_conf
+SELECT pg_reload_conf();

@@ -23,14 +23,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         database: "sqlite" or "postgres".
         services: names of the services.
         lease_s: worker_timeout.
-        proxied: whether services reach PostgreSQL through the cutting proxy.
     """
 
     database: str
     services: tuple[str, ...] = ("one", "two")
     lease_s: float = 2.0
     term_s: float = 3.0
-    proxied: bool = False
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):

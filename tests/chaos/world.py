@@ -19,6 +19,7 @@ from tests.chaos import leftovers
 from tests.chaos.injectors.base import NoTarget
 from tests.chaos.ledger import Book
 from tests.chaos.producer import Producer
+from tests.chaos.proxy import Proxy
 from tests.chaos.schedule import Facts
 from tests.chaos.service import Service
 from tests.pg_cluster import PgCluster
@@ -57,8 +58,8 @@ class World:
     """A database and services that work on it.
 
     Attributes:
-        url: of the database as the services use it; has a password, which must show nowhere.
-        direct_url: as the harness uses it, past any proxy.
+        direct_url: of the database as the harness uses it, past any proxy.
+        proxies: between PostgreSQL and each service, and the producer; none on SQLite.
         database_gate: held by a fault that takes the whole database away.
         findings: what broke a promise while it ran, each a sentence.
     """
@@ -67,7 +68,8 @@ class World:
         self.facts = facts
         self.folder = folder
         self.ledger_folder = folder / "ledger"
-        self.url = self.direct_url = ""
+        self.direct_url = ""
+        self.proxies: dict[str, Proxy] = {}
         self.canary = f"canary{secrets.token_hex(6)}"
         self.cluster: PgCluster | None = None
         self.database_gate = threading.RLock()
@@ -90,9 +92,9 @@ class World:
             self.ledger_folder.mkdir()
             self._make_database()
             self.operators = Book(self.ledger_folder, "operator")
-            self.producer = Producer(self.direct_url, self.ledger_folder, self._tasks, self._seed)
+            self.producer = Producer(self._url_for("producer"), self.ledger_folder, self._tasks, self._seed)
             for name in self.facts.services:
-                service = Service(name, self.folder, self.url, self._settings())
+                service = Service(name, self.folder, self._url_for(name), self._settings())
                 self.services[name] = service
                 self._exits.callback(service.destroy)
                 service.launch()
@@ -115,16 +117,24 @@ class World:
 
     def _make_database(self) -> None:
         if self.facts.database == "sqlite":
-            self.url = self.direct_url = f"sqlite:///{self.folder}/chaos.db"
+            self.direct_url = f"sqlite:///{self.folder}/chaos.db"
         else:
             self._exits.enter_context(self._server_thread)
             self.cluster = self._server_thread.submit(PgCluster(max_connections="60").__enter__).result(60.0)
             self._exits.callback(lambda: self.with_server(lambda cluster: cluster.__exit__(None, None, None)))
             self.cluster.create_database("chaos")
             self.direct_url = self.cluster.dsn("chaos", tcp=True)
-            self.url = self.direct_url.replace("@", f":{self.canary}@", 1)
         with self.store() as store:
             store.migrate()
+
+    def _url_for(self, name: str) -> str:
+        """The database as this one uses it: through a proxy of its own, with a password, which must show nowhere."""
+        cluster = self.cluster
+        if cluster is None:
+            return self.direct_url
+        proxy = self.proxies[name] = Proxy(("127.0.0.1", cluster.port))
+        self._exits.callback(proxy.close)
+        return cluster.dsn("chaos", port=proxy.port).replace("@", f":{self.canary}@", 1)
 
     def with_server(self, do: Callable[[PgCluster], None]) -> None:
         """Stop or start the server, in the one thread that lives as long as this world: the server ends with its thread."""
@@ -209,6 +219,8 @@ class World:
 
     def settle(self) -> None:
         """All faults are over: everybody is awake and works."""
+        for proxy in self.proxies.values():
+            proxy.heal()
         for service in self.services.values():
             with service.held(60.0):
                 if not service.is_up:

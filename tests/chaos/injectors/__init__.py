@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.chaos.injectors import actors, load, postgres, services, sqlite
+from tests.chaos.injectors import actors, load, network, postgres, postgres_more, services, sqlite
 from tests.chaos.injectors.base import Injector, NoTarget
 from tests.chaos.schedule import Facts
 
@@ -15,6 +15,8 @@ ALL: Final[tuple[Injector, ...]] = (
     *services.INJECTORS,
     *load.INJECTORS,
     *postgres.INJECTORS,
+    *postgres_more.INJECTORS,
+    *network.INJECTORS,
     *sqlite.INJECTORS,
 )
 

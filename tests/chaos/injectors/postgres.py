@@ -42,7 +42,13 @@ def whole_database(world: World) -> Iterator[None]:
 def connect(world: World) -> psycopg.Connection[tuple[object, ...]]:
     """A connection of somebody else's; `NoTarget` while the server is away."""
     try:
-        return psycopg.connect(world.direct_url, autocommit=True, application_name="chaos stranger", connect_timeout=2)
+        return psycopg.connect(
+            world.direct_url,
+            autocommit=True,
+            application_name="chaos stranger",
+            connect_timeout=2,
+            options="-c default_transaction_read_only=off",  # another fault may have made the server read-only
+        )
     except psycopg.OperationalError as error:
         raise NoTarget(f"the database is away: {error}") from error
 
