@@ -6,9 +6,11 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from shiftboss.bound import Prepared
 from shiftboss.errors import StoreUnavailable
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
@@ -74,7 +76,12 @@ class Producer:
     def send(self, store: Store, size: int) -> bool:
         """Enqueue so many in one statement, from any thread with a store of its own; False: the outcome is unknown."""
         with self._lock:
-            tasks = [one.new for one in workload.draw(self._rng, size)]
+            prepared = workload.draw(self._rng, size)
+        return self.send_these(store, prepared)
+
+    def send_these(self, store: Store, prepared: Sequence[Prepared[int]]) -> bool:
+        """The same with tasks that somebody else has chosen."""
+        tasks, size = [one.new for one in prepared], len(prepared)
         self._book.write("".join(f"T {one.id}\n" for one in tasks))
         try:
             done = store.enqueue(tasks)

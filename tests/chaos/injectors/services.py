@@ -7,20 +7,25 @@ import random
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from shiftboss import commands
+from shiftboss.errors import StoreUnavailable
+from shiftboss.model import TaskState
+from shiftboss.store.base import Store, TaskFilter
+from tests.chaos import workload
 from tests.chaos.injectors.actors import ROLES, successor, thaw
 from tests.chaos.injectors.base import NoTarget
 from tests.chaos.schedule import Facts, Fault, Params
-from tests.chaos.world import SETTINGS
 
 if TYPE_CHECKING:
     from tests.chaos.injectors.base import Injector
     from tests.chaos.service import Service
     from tests.chaos.world import World
 
-STOP_LIMIT_S: Final = SETTINGS["shutdown_timeout_s"] + SETTINGS["cancel_grace_s"] + 5.0
+T = TypeVar("T")
+LONG_TASKS: Final = 8
 
 
 def _draw_outage(rng: random.Random, facts: Facts) -> float:
@@ -207,6 +212,51 @@ class Suspend:
                 thaw(service, pid)
 
 
+class WakeAsZombie(Suspend):
+    """The same, aimed: a service wakes up in the middle of what it had begun, which another has begun anew."""
+
+    kind, weight = "suspend:zombie", 4.0
+
+    def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
+        return 0.0, rng.choice(facts.services), {"seconds": round(facts.lease_s * rng.uniform(0.9, 1.4), 2)}
+
+    def start(self, world: World, fault: Fault) -> None:
+        service = world.service(fault.target)
+        for one in world.services.values():
+            one.at_work()
+        try:
+            with world.store() as store:
+                long = workload.long.using(priority=50)  # before everything that waits
+                world.producer.send_these(store, [long.prepare(fault.params["seconds"]) for _ in range(LONG_TASKS)])
+                mine = _await(lambda: _runs(store, service), 2.0, "none of the long tasks came to it")
+                super().start(world, fault)
+                _await(lambda: _runs_elsewhere(store, mine), world.facts.lease_s + world.facts.term_s + 4.0, "nobody took over")
+        except StoreUnavailable as error:
+            raise NoTarget(f"the database is away: {error}") from error
+
+
+def _runs(store: Store, service: Service) -> dict[str, int]:
+    """Long tasks that this service runs now: id -> fence."""
+    mark = f"-{service.present().process.pid}-"
+    found = store.list_tasks(TaskFilter(status=TaskState.RUNNING, type=workload.long.type), 100)
+    return {one.id: one.fence for one in found if mark in (one.worker_id or "")}
+
+
+def _runs_elsewhere(store: Store, tasks: dict[str, int]) -> bool:
+    found = store.list_tasks(TaskFilter(ids=list(tasks), status=TaskState.RUNNING), len(tasks))
+    return any(one.fence > tasks[one.id] for one in found)
+
+
+def _await(question: Callable[[], T], timeout_s: float, otherwise: str) -> T:
+    """Ask until the answer is something; `NoTarget` when the time is over."""
+    give_up_s, pause = time.monotonic() + timeout_s, threading.Event()
+    while not (answer := question()):
+        if time.monotonic() > give_up_s:
+            raise NoTarget(otherwise)
+        pause.wait(0.05)
+    return answer
+
+
 def freeze(service: Service, pid: int) -> bool:
     """Whether it was still there to be frozen."""
     try:
@@ -383,6 +433,7 @@ INJECTORS: Final[tuple[Injector, ...]] = (
     Stop(),
     KillWhileStopping(),
     Suspend(),
+    WakeAsZombie(),
     TwoLeaders(),
     Swizzle(),
     Commanded("reload", 2.0, commands.Reload()),
