@@ -17,7 +17,7 @@ from shiftboss import control
 _IDENTITY: Final = struct.Struct("=H200s")
 _IDENTITIES_AT: Final = (8, 256)
 _FIGURES_AT: Final = 512
-_FIGURES: Final = {"capacity": 0, "active": 1, "beat_s": 2, "claimer_s": 3}
+_FIGURES: Final = {"capacity": 0, "active": 1, "beat_s": 2, "claimer_s": 3, "beat_away_s": 4, "claimer_away_s": 5}
 
 
 class Board:
@@ -50,7 +50,8 @@ class Board:
         self._writes[0] = writes
 
     def set(self, figure: str, value: float) -> None:
-        """Write a figure: `capacity` and `active` in slots, `beat_s`, `claimer_s` (monotonic seconds of the last success)."""
+        """Write a figure: `capacity` and `active` in slots, `beat_s`, `claimer_s` (monotonic seconds of the last success),
+        `beat_away_s`, `claimer_away_s` (since when the database is not reached; 0: it is)."""
         self._figures[_FIGURES[figure]] = value
 
     def get(self, figure: str) -> float:

@@ -71,7 +71,7 @@ class Claimer(ProcessActor):
         settings = self.settings
         self._board = process.board
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
-        self._outage = Outage(log, process.board)
+        self._outage = Outage(log, process.board, "claimer_away_s")
         self._outbox = Outbox()
         self._roster = Roster(self._outbox, process.board, self._pass_on, process.tell_parent)
         self._lanes = LaneBook(*_of_lanes(settings))

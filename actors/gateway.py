@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from typing import Any, Final
@@ -22,18 +23,22 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shiftboss.actors.health import Health, judge
 from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
 from shiftboss.actors.metrics import Sample, SampleCollector
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
+from shiftboss.actors.timer import Timer
 from shiftboss.control import Drain, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
-from shiftboss.store.base import Counts, Store
+from shiftboss.store.base import CounterDelta, Counts, Store
 from shiftboss.store.open import open_store
 
 log = logging.getLogger("shiftboss.gateway")
 COUNTS_FRESH_S: Final = 5.0  # a scrape makes the database count pending tasks at most this often
+READ_PATIENCE_S: Final = 2.0  # a scrape waits so long for the database, and then shows what was read before
+JUDGE_EVERY_S: Final = 1.0  # or eight times between two heartbeats
 EXIT_NO_ADDRESS: Final = 1
 
 
@@ -53,10 +58,14 @@ class Gateway(ProcessActor):
         self._collector = SampleCollector()
         self._registry = CollectorRegistry()
         self._registry.register(self._collector)
+        self._reading: asyncio.Future[None] | None = None
+        self._counters: Sequence[CounterDelta] = ()
         self._counts: Counts | None = None
         self._counted_s = 0.0
         self._version = metadata.version("shiftboss")
-        self._quiet_because: str | None = None
+        self._quiet, self._pool_broken = "", False
+        self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
+        self._was_well, self._ill_since_s = False, 0.0
 
     def begin(self) -> None:
         fd = self.process.listen_fd
@@ -64,6 +73,7 @@ class Gateway(ProcessActor):
         threading.Thread(target=self._serve, args=(listener,), name="shiftboss-http", daemon=True).start()
         emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=_url(listener))
         self.ready()
+        self._timer.after("judge", JUDGE_EVERY_S)
 
     def _bind(self) -> socket.socket:
         address = (self.settings.metrics_host, self.settings.metrics_port)
@@ -91,11 +101,14 @@ class Gateway(ProcessActor):
         match message:
             case Stop():
                 self.process.end(0)
-            case Drain(why=why):
-                self._quiet_because = why or "draining"
+            case Drain(why=why, broken=broken):
+                self._quiet, self._pool_broken = why or "draining", broken
             case Resume():
-                self._quiet_because = None
-            case Tick() | Linked() | LinkDown() | Died():
+                self._quiet, self._pool_broken = "", False
+            case Tick(name="judge"):
+                self._timer.after("judge", min(JUDGE_EVERY_S, self.settings.heartbeat_interval_s / 8))
+                self._tell_changes(self._health())
+            case Linked() | LinkDown() | Died():
                 pass
             case _:
                 raise TypeError(f"the gateway does not know {message!r}")
@@ -103,7 +116,7 @@ class Gateway(ProcessActor):
     # ---- HTTP
 
     def _serve(self, listener: socket.socket) -> None:
-        answers = {"/health": self._health, "/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
+        answers = {"/health": self._get_health, "/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
         app = Starlette(routes=[Route(path, answer, methods=["GET"]) for path, answer in answers.items()])
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False, loop="uvloop")
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it starts and stops: that is in our own events
@@ -112,9 +125,13 @@ class Gateway(ProcessActor):
         asyncio.run(server._serve(sockets=[listener]))
         self.process.end(0)
 
-    async def _health(self, _request: Request) -> JSONResponse:
-        """200 and "healthy" while heartbeats arrive and the claimer reaches the database; else 503 and why."""
-        why = self._ill()
+    def _health(self) -> Health:
+        interval_s = self.settings.heartbeat_interval_s
+        return judge(self.process.board, time.monotonic(), interval_s, quiet=self._quiet, pool_broken=self._pool_broken)
+
+    async def _get_health(self, _request: Request) -> JSONResponse:
+        """200 and "healthy" while heartbeats arrive and the claimer works; else 503 and why."""
+        why = self._health().broken
         body = {
             "status": "unhealthy" if why else "healthy",
             "worker_id": self.process.board.worker_id,
@@ -129,47 +146,55 @@ class Gateway(ProcessActor):
 
     async def _readyz(self, _request: Request) -> JSONResponse:
         """200 while this worker takes tasks; 503 and why while it drains, stops, is paused or is not healthy."""
-        why = self._quiet_because or self._ill()
+        why = self._health().unready
         body = {"status": "not ready", "reason": why} if why else {"status": "ready"}
         return JSONResponse(body, status_code=503 if why else 200)
 
-    def _ill(self) -> str | None:
-        now_s, board = time.monotonic(), self.process.board
-        beat_s, claimer_s = now_s - board.get("beat_s"), now_s - board.get("claimer_s")
-        if beat_s > 2 * self.settings.heartbeat_interval_s:
-            return f"no heartbeat stored for {beat_s:.0f} s"
-        if claimer_s > 2 * self.settings.heartbeat_interval_s:
-            return f"the claimer has not reached the database for {claimer_s:.0f} s"
-        return None
-
     async def _metrics(self, _request: Request) -> Response:
-        body = await asyncio.get_running_loop().run_in_executor(self._reader, self._scrape)
-        return Response(body, media_type=CONTENT_TYPE_LATEST)
-
-    def _scrape(self) -> bytes:
-        """The figures as they stand; those of the last time while the database is away."""
-        self._read()
-        return generate_latest(self._registry)
+        """The figures as they stand; while the database is away those of the last time, and without a long wait."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.get_running_loop().run_in_executor(self._reader, self._read)
+        done, _ = await asyncio.wait({self._reading}, timeout=READ_PATIENCE_S)
+        for reading in done:
+            reading.result()  # what nobody foresaw is an error of this request
+        self._collector.sample = self._sample()
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     def _read(self) -> None:
-        board, last = self.process.board, self._collector.sample
-        counters = last.counters if last is not None else ()
+        """In the reader's thread."""
         try:
             if self._store is None:
                 self._store = open_store(
                     self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
                 )
-            counters = self._store.counters(board.worker_id)
+            self._counters = self._store.counters(self.process.board.worker_id)
             if time.monotonic() - self._counted_s > COUNTS_FRESH_S:
                 self._counts = self._store.counts()
                 self._counted_s = time.monotonic()
             self._outage.over()
         except StoreUnavailable as error:
             self._outage.wait_s(error)
-        self._collector.sample = Sample(
+
+    def _sample(self) -> Sample:
+        board = self.process.board
+        return Sample(
             worker_id=board.worker_id,
+            health=self._health(),
             active=int(board.get("active")),
             capacity=int(board.get("capacity")),
-            counters=counters,
+            counters=self._counters,
             counts=self._counts,
         )
+
+    # ---- the log
+
+    def _tell_changes(self, health: Health) -> None:
+        """One line when health is lost and one when it is back. Not while the service starts: nothing was there to lose."""
+        now_s = time.monotonic()
+        if not health.broken:
+            if self._ill_since_s:
+                emit(log, logging.WARNING, Event.HEALTH_REGAINED, duration_s=round(now_s - self._ill_since_s, 1))
+            self._ill_since_s, self._was_well = 0.0, True
+        elif self._was_well and not self._ill_since_s:
+            self._ill_since_s = now_s
+            emit(log, logging.ERROR, Event.HEALTH_LOST, health.broken, reason=health.broken)

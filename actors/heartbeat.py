@@ -37,7 +37,7 @@ class Heartbeat(ProcessActor):
     def __init__(self, process: Process) -> None:
         super().__init__(process)
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
-        self._outage = Outage(log, process.board)
+        self._outage = Outage(log, process.board, "beat_away_s")
         self._trust: TrustWindow | None = None
         self._pause = threading.Event()
 

@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shiftboss.actors.health import Health
 from shiftboss.store.base import CounterDelta, Counts
 from shiftboss.store.counting import CLAIM_BUCKETS_S, DURATION_BUCKETS_S
 
@@ -35,6 +36,10 @@ METRICS: Final = (
     MetricSpec("tasks_running", "gauge", ("type",), "Tasks that run now.", cluster=True),
     MetricSpec("worker_pool_active", "gauge", (), "Slots of this worker that run an attempt."),
     MetricSpec("worker_pool_capacity", "gauge", (), "Slots of this worker."),
+    MetricSpec("worker_ready", "gauge", (), "1 while this worker takes tasks, else 0; like /readyz."),
+    MetricSpec("worker_healthy", "gauge", (), "1 while this worker does its work or was asked to pause, else 0; like /health."),
+    MetricSpec("database_reachable", "gauge", (), "1 while heartbeat and claimer reach the database, else 0."),
+    MetricSpec("actor_up", "gauge", ("actor",), "1 while heartbeat and claimer do their work, each; else 0."),
     MetricSpec("workers_total", "gauge", (), "Workers with a fresh heartbeat.", cluster=True),
     MetricSpec("leader_status", "gauge", ("worker_id",), "1 for the worker that leads, else 0."),
     MetricSpec("task_duration_seconds", "histogram", ("type",), "How long attempts ran that ended here."),
@@ -49,6 +54,7 @@ class Sample:
     """All that one scrape shows."""
 
     worker_id: str
+    health: Health
     active: int
     capacity: int
     counters: Sequence[CounterDelta]
@@ -66,6 +72,7 @@ class SampleCollector(Collector):
         if sample is None:
             return
         yield from _counters(sample)
+        yield from _health(sample.health)
         yield _gauge("worker_pool_active", {(): sample.active})
         yield _gauge("worker_pool_capacity", {(): sample.capacity})
         yield from (_histogram(sample.counters, name) for name in _BUCKETS)
@@ -78,6 +85,13 @@ class SampleCollector(Collector):
             yield _gauge("tasks_pending", {(type_,): n for type_, n in sample.counts.pending.items()})
             yield _gauge("tasks_running", {(type_,): n for type_, n in sample.counts.running.items()})
             yield _gauge("workers_total", {(): sample.counts.workers})
+
+
+def _health(health: Health) -> Iterable[Metric]:
+    yield _gauge("worker_ready", {(): int(not health.unready)})
+    yield _gauge("worker_healthy", {(): int(not health.broken)})
+    yield _gauge("database_reachable", {(): int(health.database)})
+    yield _gauge("actor_up", {(actor,): int(up) for actor, up in health.actors.items()})
 
 
 def _counters(sample: Sample) -> Iterable[Metric]:

@@ -16,10 +16,14 @@ SAID_EVERY_S = 60.0
 
 
 class Outage:
-    """Counts one actor's failures to reach the database."""
+    """Counts one actor's failures to reach the database.
 
-    def __init__(self, log: logging.Logger, board: Board) -> None:
-        self._log, self._board = log, board
+    Args:
+        figure: of the board, which says since when it is not reached; empty: that of no actor that health is judged by.
+    """
+
+    def __init__(self, log: logging.Logger, board: Board, figure: str = "") -> None:
+        self._log, self._board, self._figure = log, board, figure
         self._since_s: float | None = None
         self._said_s = 0.0
         self._wait_s = FIRST_WAIT_S
@@ -33,6 +37,8 @@ class Outage:
         now_s = time.monotonic()
         if self._since_s is None:
             self._since_s, self._said_s, self._wait_s = now_s, 0.0, FIRST_WAIT_S
+            if self._figure and not self._board.get(self._figure):  # else a predecessor, who died meanwhile, has said it
+                self._board.set(self._figure, now_s)
         if now_s - self._said_s >= SAID_EVERY_S or not self._said_s:
             self._said_s = now_s
             emit(
@@ -44,6 +50,8 @@ class Outage:
 
     def over(self) -> None:
         """Note a success."""
+        if self._figure and self._board.get(self._figure):
+            self._board.set(self._figure, 0.0)
         if self._since_s is not None:
             duration_s = round(time.monotonic() - self._since_s, 1)
             emit(self._log, logging.WARNING, Event.DATABASE_RECOVERED, duration_s=duration_s)

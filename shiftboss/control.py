@@ -104,11 +104,13 @@ class Stop(ControlMessage, frozen=True):
 class Drain(ControlMessage, frozen=True):
     """Take no new work, finish what runs, stay up; the draining child answers `Drained` with the same `seq`.
 
-    `why`: for people. A later one asks for an answer anew.
+    `why`: for people. `broken`: not because somebody asked for it, but because children keep ending. A later one asks for
+    an answer anew.
     """
 
     why: str = ""
     seq: int = 0
+    broken: bool = False
 
 
 class Resume(ControlMessage, frozen=True):

@@ -89,6 +89,8 @@ class Event(StrEnum):
     OUTPUT_LINE = "output.line"
 
     GATEWAY_LISTENING = "gateway.listening"
+    HEALTH_LOST = "health.lost"
+    HEALTH_REGAINED = "health.regained"
 
 
 # What the journal knows these lines by (MESSAGE_ID in journald's fields), for alerts and message catalogs: never another number.

@@ -71,7 +71,7 @@ class Doors:
             case signal.SIGHUP:
                 self._reloading.ask(number.name, Nobody())
             case signal.SIGTSTP:
-                self._quiet.want(OPERATOR, number.name)
+                self._quiet.want(OPERATOR, f"drained by {number.name}")
             case signal.SIGUSR2:
                 self._replacing.restart(Nobody())
             case signal.SIGTTIN:
@@ -141,7 +141,7 @@ class Doors:
             self._stop("command", True)
 
     def _drain(self, asker: Asker, wait: bool) -> None:
-        self._quiet.want(OPERATOR, "command")
+        self._quiet.want(OPERATOR, "drained by a command")
         if wait:
             asker.progress("claiming nothing more; waiting for what runs")
             self._quiet.when_drained(asker)

@@ -50,13 +50,19 @@ class Quiet:
         emit(self._log, logging.INFO, Event.SERVICE_QUIET, f"claiming nothing: {why}", reason=why)
         if first:
             self.drained = False
-            for child in self._tree.running:
+        for child in self._tree.running:
+            if first or not child.spec.drains:  # the draining child need not answer again
                 self.introduced(child)
         self._changed()
 
     def release(self, who: str, why: str) -> None:
         """`who` wants it no longer; claiming goes on when nobody does."""
-        if self._wishes.pop(who, None) is None or self._wishes:
+        if self._wishes.pop(who, None) is None:
+            return
+        if self._wishes:
+            for child in self._tree.running:
+                if not child.spec.drains:
+                    self.introduced(child)  # for another reason now
             return
         emit(self._log, logging.INFO, Event.SERVICE_RESUMED, f"claiming again: {why}", reason=why)
         self.drained = False
@@ -71,7 +77,7 @@ class Quiet:
             if child.spec.drains:
                 self.drained = False
                 self._seq += 1
-            self._tree.tell(child, control.Drain(why=self.why, seq=self._seq))
+            self._tree.tell(child, control.Drain(why=self.why, seq=self._seq, broken=POOL in self._wishes))
 
     def heard_drained(self, child: Child, seq: int) -> None:
         """The draining child says that nothing runs any more; an answer to an earlier question is none."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shiftboss.actors.health import Health
 from shiftboss.actors.metrics import METRICS, Sample, SampleCollector
 from shiftboss.model import Outcome, TaskState
 from shiftboss.store.base import CounterDelta, Counts
@@ -21,6 +24,10 @@ NAMES = {
     "tasks_running": ("gauge", {"type"}),
     "worker_pool_active": ("gauge", set()),
     "worker_pool_capacity": ("gauge", set()),
+    "worker_ready": ("gauge", set()),
+    "worker_healthy": ("gauge", set()),
+    "database_reachable": ("gauge", set()),
+    "actor_up": ("gauge", {"actor"}),
     "workers_total": ("gauge", set()),
     "leader_status": ("gauge", {"worker_id"}),
     "task_duration_seconds": ("histogram", {"type"}),
@@ -30,11 +37,14 @@ DURATION_BOUNDS = ["0.1", "0.5", "1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "3
 COUNTS = Counts(pending={TYPE: 4}, running={TYPE: 2}, enqueued={TYPE: 90}, workers=3, leader="worker-1")
 
 
+WELL = Health(broken="", quiet="", database=True, actors={"heartbeat": True, "claimer": True})
+
+
 class Shown:
     """One scrape, parsed as Prometheus does: sample name and labels -> value."""
 
     def __init__(self, **fields: object) -> None:
-        given = {"worker_id": "worker-1", "active": 2, "capacity": 10, "counters": (), "counts": COUNTS} | fields
+        given = {"worker_id": "worker-1", "health": WELL, "active": 2, "capacity": 10, "counters": (), "counts": COUNTS} | fields
         collector, registry = SampleCollector(), CollectorRegistry()
         registry.register(collector)
         collector.sample = Sample(**given)  # type: ignore[arg-type]
@@ -148,3 +158,12 @@ def test_a_type_may_have_any_name() -> None:
     name = 'we"ird\\ty\npe{}æ'
     shown = Shown(counters=deltas(Applied(name, 1, Outcome.SUCCESS, TaskState.COMPLETED, 0.1)), counts=None)
     assert shown.get("tasks_completed_total", type=name, status="success") == 1
+
+
+def test_health_is_shown_as_ones_and_zeros() -> None:
+    gauges = ("worker_ready", "worker_healthy", "database_reachable")
+    assert [Shown().get(name) for name in gauges] == [1, 1, 1]
+    assert [Shown(health=replace(WELL, quiet="draining")).get(name) for name in gauges] == [0, 1, 1]
+    assert [Shown(health=replace(WELL, broken="why", database=False)).get(name) for name in gauges] == [0, 0, 0]
+    shown = Shown(health=replace(WELL, actors={"heartbeat": True, "claimer": False}))
+    assert [shown.get("actor_up", actor=actor) for actor in ("heartbeat", "claimer")] == [1, 0]

@@ -19,10 +19,10 @@ def test_tstp_makes_every_actor_quiet_and_the_service_stays_up(tmp_path: Path) -
         running.wait_ready()
         running.send(signal.SIGTSTP)
         for name in ("heartbeat", "executor-1", "claimer"):
-            running.wait_for(said="drain", child=name, why="SIGTSTP")
-        assert running.seen(event="service.quiet", reason="SIGTSTP")
+            running.wait_for(said="drain", child=name, why="drained by SIGTSTP")
+        assert running.seen(event="service.quiet", reason="drained by SIGTSTP")
         status = running.status()
-        assert (status["phase"], status["why"]) == ("quiet", "SIGTSTP")
+        assert (status["phase"], status["why"]) == ("quiet", "drained by SIGTSTP")
         running.send(signal.SIGTSTP)
         running.wait_for(event="signal.received", signal="SIGTSTP", count=2)
         assert running.obey("resume")["text"] == "claiming again"
