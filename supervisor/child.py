@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource  # noqa: F401  os.wait4 loads it when it is first called: then there may be no descriptor left
 import signal
 import socket
 import subprocess
