@@ -165,7 +165,7 @@ def test_a_service_without_its_database_logs_no_password(name: str, folder: Path
     variables = {
         "DATABASE_URL": URLS[name],
         "DEBUG": "1",
-        "SHIFTBOSS_START_TIMEOUT": "1s",
+        "SHIFTBOSS_START_TIMEOUT": "3s",
         "SHIFTBOSS_SHUTDOWN_TIMEOUT": "1s",
         "SHIFTBOSS_LOG_FORMAT": "json",
         "METRICS_PORT": "0",
