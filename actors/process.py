@@ -66,9 +66,8 @@ class Process:
         self.name = os.environ.pop(control.CHILD_NAME_VARIABLE)
         self.incarnation = int(os.environ.pop(control.INCARNATION_VARIABLE))
         self.parent_pid = int(os.environ.pop(control.PARENT_PID_VARIABLE))
-        self.settings: Settings = settings_from_json(os.environ.pop(SETTINGS_VARIABLE).encode())
-        # Taken out of the environment in every role: user code finds nothing of ours there.
-        self.source = os.environ.pop(SOURCE_VARIABLE, "")
+        self.settings: Settings = settings_from_json(control.read_secret(SETTINGS_VARIABLE))
+        self.source = control.read_secret(SOURCE_VARIABLE).decode() if SOURCE_VARIABLE in os.environ else ""
         self.listen_fd = _inherited_fd(LISTEN_FD_VARIABLE) if LISTEN_FD_VARIABLE in os.environ else None
         self._control = socket.socket(fileno=_inherited_fd(control.CONTROL_FD_VARIABLE))
         self.board = Board(_inherited_fd(control.BOARD_FD_VARIABLE))

@@ -1,4 +1,4 @@
-"""All that a parent and a child process say to each other, and how it is written on the wire.
+"""All that a parent and a child process say to each other, and how it is written on the wire or handed over at birth.
 
 One message is one datagram on a `SOCK_SEQPACKET` socketpair (boundaries are kept, descriptors ride with their message,
 the end of either side is EOF): msgpack of a tagged union. Nothing here knows tasks, SQL or pykka.
@@ -216,6 +216,26 @@ ToParent: TypeAlias = Ready | Pong | Report | Replace | PeerBuried | PeerRelease
 _encoder = msgspec.msgpack.Encoder()
 _to_child_decoder = msgspec.msgpack.Decoder(ToChild)
 _to_parent_decoder = msgspec.msgpack.Decoder(ToParent)
+
+
+def write_secret(name: str, data: bytes) -> int:
+    """A descriptor (close-on-exec) of memory that holds `data`, for a process to be born with; the caller closes it.
+
+    Not the environment: that stays to be seen in /proc, in `ps e` and in crash reports for as long as the process lives.
+    """
+    fd = os.memfd_create(f"shiftboss-{name.lower()}", os.MFD_CLOEXEC)
+    with os.fdopen(fd, "wb", closefd=False) as file:
+        file.write(data)
+    return fd
+
+
+def read_secret(variable: str) -> bytes:
+    """What `write_secret` was given, once: the variable, which holds the descriptor's number, and the memory are gone then."""
+    fd = int(os.environ.pop(variable))
+    try:
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)
 
 
 def send(sock: socket.socket, message: ControlMessage, fds: tuple[int, ...] = ()) -> None:

@@ -27,7 +27,7 @@ from shiftboss.config import (
     settings_to_json,
     source_to_json,
 )
-from shiftboss.control import EXIT_CONFIG
+from shiftboss.control import EXIT_CONFIG, read_secret, write_secret
 from shiftboss.errors import ConfigError
 from shiftboss.logs import bind_worker, configure_logging, flush_logging
 from shiftboss.supervisor import Blueprint, ChildSpec, Reloadable, Restart, Supervisor, SupervisorSettings
@@ -104,7 +104,8 @@ def _spec(
     return ChildSpec(
         name=name or role,
         argv=(sys.executable, "-m", "shiftboss.actors.process", role, *arguments),
-        env={SETTINGS_VARIABLE: settings_to_json(settings).decode(), **listens},
+        env=listens,
+        secrets={SETTINGS_VARIABLE: settings_to_json(settings).decode()},
         shutdown_s=shutdown_s,
         start_timeout_s=settings.start_timeout_s,
         group=group,
@@ -151,7 +152,7 @@ class Reloads:
         check = _spec(settings, "check", ping=False, critical=False, restart=Restart.TEMPORARY)
         return Reloadable(
             settings=settings_to_json(settings),
-            check=replace(check, env={**check.env, SOURCE_VARIABLE: self._source}),
+            check=replace(check, secrets={**check.secrets, SOURCE_VARIABLE: self._source}),
             understand=self.understand,
             applied=configure_own_logging,
         )
@@ -190,17 +191,18 @@ def control_path(settings: Settings) -> Path | None:
 
 def start(loaded: LoadedSettings) -> NoReturn:
     """Become the service: this process is replaced by the supervisor, with the same pid."""
-    handed_over = {
-        SETTINGS_VARIABLE: settings_to_json(loaded.settings).decode(),
-        SOURCE_VARIABLE: source_to_json(loaded.source),
-    }
+    secrets = {SETTINGS_VARIABLE: settings_to_json(loaded.settings), SOURCE_VARIABLE: source_to_json(loaded.source).encode()}
+    fds = {name: write_secret(name, data) for name, data in secrets.items()}
+    for fd in fds.values():
+        os.set_inheritable(fd, True)
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "shiftboss.service"], {**os.environ, **handed_over})
+    numbers = {name: str(fd) for name, fd in fds.items()}
+    os.execve(sys.executable, [sys.executable, "-m", "shiftboss.service"], {**os.environ, **numbers})
 
 
 def main() -> int:
     """Run the supervisor to its end; returns the exit code."""
-    given, source = os.environ.pop(SETTINGS_VARIABLE).encode(), os.environ.pop(SOURCE_VARIABLE)
+    given, source = read_secret(SETTINGS_VARIABLE), read_secret(SOURCE_VARIABLE).decode()
     settings = settings_from_json(given)
     configure_own_logging(given)
     faulthandler.enable()  # systemd's watchdog ends a supervisor that hangs by SIGABRT: its stacks go to the journal

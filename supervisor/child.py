@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -128,9 +128,15 @@ def spawn(spec: ChildSpec, incarnation: int, board_fd: int) -> Process:
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         ours.setblocking(False)
-        with its:
-            env = _environment(spec, incarnation, its.fileno(), board_fd, table_fd)
-            passed = (its.fileno(), board_fd, *(() if table_fd is None else (table_fd,)), *spec.pass_fds)
+        with its, _secrets(spec) as secrets:
+            env = _environment(spec, incarnation, its.fileno(), board_fd, table_fd) | secrets
+            passed = (
+                its.fileno(),
+                board_fd,
+                *(() if table_fd is None else (table_fd,)),
+                *map(int, secrets.values()),
+                *spec.pass_fds,
+            )
             # Popen without preexec_fn execs by vfork, with every caught signal back at its default and our mask.
             with blocked():
                 popen = subprocess.Popen(  # not a context manager here: the process outlives this function
@@ -145,6 +151,18 @@ def spawn(spec: ChildSpec, incarnation: int, board_fd: int) -> Process:
         ours.close()
         _close(*(() if table_fd is None else (table_fd,)))
         raise
+
+
+@contextlib.contextmanager
+def _secrets(spec: ChildSpec) -> Iterator[dict[str, str]]:
+    """Variable -> the number of a descriptor, ours until the child has it."""
+    with contextlib.ExitStack() as opened:
+        numbers = {}
+        for name, text in spec.secrets.items():
+            fd = control.write_secret(name, text.encode())
+            opened.callback(os.close, fd)
+            numbers[name] = str(fd)
+        yield numbers
 
 
 def _environment(spec: ChildSpec, incarnation: int, control_fd: int, board_fd: int, table_fd: int | None) -> dict[str, str]:

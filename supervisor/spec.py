@@ -33,6 +33,7 @@ class ChildSpec:
         name: unique; in logs, in `Link.peer` and in the child's environment.
         argv: the command; `argv[0]` is looked up in PATH. `{name}` in it stands for the child's name.
         env: added to the supervisor's environment.
+        secrets: variable -> text that the child reads by `control.read_secret`, and that nobody else finds anywhere.
         shutdown_s: time for its own stop, counted from the Stop message; then its process group gets SIGKILL.
         start_timeout_s: time from its start to Ready; then it is dumped (SIGABRT) and killed.
         group: children of one group start together and share a restart budget; empty: a group of its own.
@@ -51,6 +52,7 @@ class ChildSpec:
     name: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     restart: Restart = Restart.PERMANENT
     shutdown_s: float = 5.0
     start_timeout_s: float = 60.0

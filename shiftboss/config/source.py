@@ -35,7 +35,7 @@ class _Written(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def source_to_json(source: Source) -> str:
-    """For a child process. May hold a password: hand it over in the environment, not on a command line."""
+    """For a child process. May hold a password: hand it over as a secret (see `shiftboss.control`)."""
     file = None if source.file is None else str(source.file)
     return msgspec.json.encode(_Written(source.environment, file, dict(source.overrides))).decode()
 

@@ -22,6 +22,7 @@ from shiftboss import commands
 from shiftboss.actors.layout import SETTINGS_VARIABLE
 from shiftboss.cli.control import Places, connect
 from shiftboss.config import SETTINGS, SOURCE_VARIABLE, QueueSettings, Settings, Source, settings_to_json, source_to_json
+from shiftboss.control import write_secret
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -76,20 +77,27 @@ class Worker:
         self.config.write_text(as_toml(self.settings))
         self.ledger = folder / "ledger"
         self.log_file = folder / f"{name}.log"
+        source = source_to_json(Source(file=self.config))
+        fds = {
+            SETTINGS_VARIABLE: write_secret(SETTINGS_VARIABLE, settings_to_json(self.settings)),
+            SOURCE_VARIABLE: write_secret(SOURCE_VARIABLE, source.encode()),
+        }
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "shiftboss.service"],
                 cwd=ROOT,
                 env={
                     **os.environ,
-                    SETTINGS_VARIABLE: settings_to_json(self.settings).decode(),
-                    SOURCE_VARIABLE: source_to_json(Source(file=self.config)),
+                    **{name: str(fd) for name, fd in fds.items()},
                     "LEDGER": str(self.ledger),
                 },
                 stderr=log,
                 stdin=subprocess.DEVNULL,
+                pass_fds=tuple(fds.values()),
                 start_new_session=True,
             )
+        for fd in fds.values():
+            os.close(fd)
         self.seen: set[int] = set()
 
     def __enter__(self) -> Self:

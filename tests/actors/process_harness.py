@@ -17,10 +17,12 @@ from actor_harness import PATIENCE_S, memory
 from shiftboss import control
 from shiftboss.actors.board import Board
 from shiftboss.actors.layout import SETTINGS_VARIABLE
-from shiftboss.config import Settings, settings_to_json
+from shiftboss.config import SOURCE_VARIABLE, Settings, settings_to_json
 
 Line = dict[str, Any]
 Found = TypeVar("Found")
+
+_SECRETS = {SETTINGS_VARIABLE, SOURCE_VARIABLE}
 
 
 class Heard:
@@ -80,14 +82,17 @@ class ActorProcess:
             control.PARENT_PID_VARIABLE: str(os.getpid()),
             control.CONTROL_FD_VARIABLE: str(its.fileno()),
             control.BOARD_FD_VARIABLE: str(self.board_fd),
-            SETTINGS_VARIABLE: settings_to_json(settings).decode(),
         }
+        given = {**(env or {}), SETTINGS_VARIABLE: settings_to_json(settings).decode()}
+        secrets = {name: control.write_secret(name, given.pop(name).encode()) for name in _SECRETS & given.keys()}
+        ours |= {name: str(fd) for name, fd in secrets.items()}
+        fds = (*fds, *secrets.values())
         if table_fd is not None:
             ours[control.TABLE_FD_VARIABLE] = str(table_fd)
         with its:
             self.process = subprocess.Popen(
                 [sys.executable, *command, role, *arguments],
-                env={**os.environ, **ours, **(env or {})},
+                env={**os.environ, **ours, **given},
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -95,6 +100,8 @@ class ActorProcess:
                 text=True,
                 start_new_session=True,
             )
+        for fd in secrets.values():
+            os.close(fd)
         self._threads = [threading.Thread(target=run, daemon=True) for run in (self._listen, self._read_log)]
         for thread in self._threads:
             thread.start()
