@@ -77,6 +77,7 @@ class PgCluster:
     def __init__(self, **settings: str) -> None:
         """`settings` are configuration parameters of the server, as in postgresql.conf."""
         self._settings = settings
+        self._copied_from = ""  # how to reach the server that this one is a standby of
         self._process: subprocess.Popen[bytes] | None = None
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
         self.folder = Path()
@@ -90,9 +91,7 @@ class PgCluster:
         try:
             self._give(self.folder)
             self._programs = self._readable(programs)
-            self._run(
-                "initdb", "-D", str(self._data), "-U", _SUPERUSER, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-instructions"
-            )
+            self._make_data()
             self.start()
         except BaseException:
             self.__exit__(None, None, None)
@@ -135,6 +134,39 @@ class PgCluster:
             process.kill()
             process.wait()
 
+    # ---- one server after another
+
+    def standby(self, name: str) -> PgCluster:
+        """One that follows this server; begins to when it is entered. `name`: its own in `synchronous_standby_names`.
+
+        Raises:
+            PostgresMissing: there is no `pg_basebackup` to make it with.
+        """
+        self.program("pg_basebackup")
+        follower = PgCluster(**self._settings)
+        follower._copied_from = f"host={self.folder} port={self.port} user={_SUPERUSER} application_name={name}"
+        return follower
+
+    def promote(self) -> None:
+        """A standby becomes a primary; returns when it is one."""
+        self._run("pg_ctl", "promote", "-D", str(self._data))
+
+    def demote(self) -> None:
+        """Start what was stopped as a standby that follows nobody: it can be read, and never be written."""
+        (self._data / "standby.signal").touch()
+        self._give(self._data / "standby.signal")
+        self.start()
+
+    def program(self, name: str) -> Path:
+        """One of the server's.
+
+        Raises:
+            PostgresMissing: it did not come with the server.
+        """
+        if not (self._programs / name).exists():
+            raise PostgresMissing(f"{self._programs} has no {name}")
+        return self._programs / name
+
     @property
     def pid(self) -> int:
         """The postmaster's."""
@@ -172,6 +204,13 @@ class PgCluster:
     @property
     def _data(self) -> Path:
         return self.folder / "data"
+
+    def _make_data(self) -> None:
+        if self._copied_from:
+            self._run("pg_basebackup", "-D", str(self._data), "-d", self._copied_from, "-R", "-X", "stream", "-c", "fast")
+        else:
+            how = ("-U", _SUPERUSER, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-instructions")
+            self._run("initdb", "-D", str(self._data), *how)
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
