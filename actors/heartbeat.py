@@ -62,8 +62,7 @@ class Heartbeat(ProcessActor):
             self._timer.after(name, 0.0)
 
     def _start_anew(self) -> None:
-        self._open_database()
-        self._register(exclusive=not self.settings.distributed_mode)
+        self._open_database(self._new_worker_id())
         if self.settings.enqueue_examples:
             self._enqueue_samples()
         self.ready()
@@ -101,13 +100,15 @@ class Heartbeat(ProcessActor):
 
     # ---- at the start
 
-    def _open_database(self) -> None:
-        """Wait for the database up to `start_timeout`; what waiting does not cure ends the service with its own code."""
+    def _open_database(self, worker_id: str) -> None:
+        """Register there. Wait for the database up to `start_timeout`; what waiting does not cure ends the service with its
+        own code."""
         # Before the supervisor, which counts from the start of this process, takes us for hung.
         give_up_s = time.monotonic() - _age_s() + self.settings.start_timeout_s * 0.9
         while True:
             try:
                 self._prepare()
+                self._register(worker_id, exclusive=not self.settings.distributed_mode)
                 self.process.tell_parent(Report(status=""))
                 return self._outage.over()
             except StoreCorrupt as error:
@@ -138,14 +139,16 @@ class Heartbeat(ProcessActor):
         for name, queue in self.settings.queues.items():
             self._store.set_queue(name, concurrency=queue.concurrency, weight=queue.weight)
 
-    def _register(self, *, exclusive: bool) -> None:
-        """Take a new id: a name that was ever another's would hide orphans."""
-        board, host = self.process.board, socket.gethostname()
-        worker_id = f"{host}-{self.process.parent_pid}-{secrets.token_hex(4)}"
+    def _new_worker_id(self) -> str:
+        """A name that was ever another's would hide orphans."""
+        return f"{socket.gethostname()}-{self.process.parent_pid}-{secrets.token_hex(4)}"
+
+    def _register(self, worker_id: str, *, exclusive: bool) -> None:
+        """Under the same id again when the outcome is unknown, or a row would stay behind that nobody renews."""
         now = self._store.now()
         worker = WorkerView(
             id=worker_id,
-            hostname=host,
+            hostname=socket.gethostname(),
             pid=self.process.parent_pid,
             version=metadata.version("shiftboss"),
             started_at=now,
@@ -156,7 +159,7 @@ class Heartbeat(ProcessActor):
         sent_s = time.monotonic()
         recovered = self._store.register(worker, self.settings.worker_timeout_s, exclusive)
         self._trusted_from(sent_s)
-        board.worker_id = worker_id
+        self.process.board.worker_id = worker_id
         emit(log, logging.INFO, Event.WORKER_REGISTERED, worker_id=worker_id, recovered=recovered)
 
     def _enqueue_samples(self) -> None:
@@ -177,7 +180,7 @@ class Heartbeat(ProcessActor):
                 self._trusted_from(sent_s)
             else:
                 emit(log, logging.ERROR, Event.WORKER_FENCED, "declared dead: registering anew", worker_id=board.worker_id)
-                self._register(exclusive=False)
+                self._register(self._new_worker_id(), exclusive=False)
             self._outage.over()
             return self._interval_s()
         except StoreUnavailable as error:

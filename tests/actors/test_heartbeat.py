@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from actor_harness import eventually
 from process_harness import ActorProcess
+from psycopg.conninfo import conninfo_to_dict
 
 from shiftboss import control
 from shiftboss.config import QueueSettings, Settings, settings_to_json
 from shiftboss.model import WorkerView
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
+from tests.chaos.proxy import Cut, Rule, proxied
+from tests.pg_cluster import PgCluster
 
 
 class Beating:
@@ -97,3 +100,18 @@ def test_one_that_leaves_keeps_the_row_for_its_successor(settings: Settings) -> 
             successor.wait_ready()
             assert first.row().id == successor.board.worker_id == worker_id
         first.store.close()
+
+
+@pytest.mark.parametrize("cut", [Cut.REQUEST, Cut.MIDDLE, Cut.REPLY])
+def test_a_database_that_goes_away_while_it_registers_is_waited_for(pg_cluster: PgCluster, pg_database: str, cut: Cut) -> None:
+    """Under the same name, or a row would stay behind that nobody renews."""
+    database = str(conninfo_to_dict(pg_database)["dbname"])
+    with proxied(pg_cluster.port) as proxy:
+        settings = Settings(database_url=pg_cluster.dsn(database, port=proxy.port), log_format="json", distributed_mode=True)
+        rule = proxy.arm(Rule(["register"], cut))
+        with ActorProcess("heartbeat", settings) as process:
+            process.wait_ready()
+            store = open_store(pg_database)
+            assert rule.fired == 1
+            assert [one.id for one in store.workers()] == [process.board.worker_id]
+            store.close()
