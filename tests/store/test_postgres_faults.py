@@ -11,6 +11,7 @@ import pytest
 from pg_harness import Proxy, proxied
 from store_harness import ask, ended, finish, finish_one, info, lease, put, status, take, take_one
 
+from shiftboss.config import Settings
 from shiftboss.errors import SchemaError, StoreError, StoreUnavailable
 from shiftboss.model import Outcome, TaskState, Verdict
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
@@ -131,6 +132,18 @@ def test_a_restarted_server_is_used_again(monkeypatch: pytest.MonkeyPatch) -> No
         cluster.start()
         assert status(store, task_id) is TaskState.PENDING
         store.close()
+
+
+def test_the_server_looks_after_a_silent_client(far_store: PostgresStore) -> None:
+    far_store.workers()
+    with far_store._link.connected() as connection:
+        names = ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count")
+        idle_s, every_s, times = (int(connection.execute(f"SHOW {name}").fetchone()[0]) for name in names)  # type: ignore[index]
+    assert 0 < idle_s + every_s * times <= 25
+
+
+def test_whoever_waits_for_a_frozen_server_is_not_taken_for_hung() -> None:
+    assert Settings().ping_timeout_s > link.STATEMENT_TIMEOUT_S + link._GRACE_S
 
 
 def test_nobody_at_the_address() -> None:

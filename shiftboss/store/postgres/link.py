@@ -22,13 +22,20 @@ RV = TypeVar("RV")
 Row = tuple[Any, ...]
 Params = Mapping[str, object]
 
-STATEMENT_TIMEOUT_S: Final = 30.0
+# With the grace below less than the supervisor's default patience (ping_timeout): who waits for a frozen server is not hung.
+STATEMENT_TIMEOUT_S: Final = 20.0
 LOCK_TIMEOUT_S: Final = 5.0
 IDLE_TIMEOUT_S: Final = 15.0
 # How much longer than the server's own deadline we wait for its word, before we take it for frozen.
 _GRACE_S: Final = 5.0
 _PREPARE_THRESHOLD: Final = 5
 _CHECK_INTERVAL: Final = "SELECT set_config('client_connection_check_interval', '5s', false)"
+# The server notices that we have vanished, as we do of it (see dsn.py). By itself it asks after two hours, and a client that
+# was cut off in the middle of a pipeline leaves its transaction open with all its locks: to the server it is not idle.
+_KEEPALIVES: Final = """
+SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+       set_config('tcp_keepalives_count', '3', false)
+"""
 
 
 class BoundedConnection(psycopg.Connection[Row]):
@@ -144,6 +151,7 @@ class Link:
             pooled = is_pooled(connection)
             connection.prepare_threshold = self._threshold(pooled)
             if not pooled:
+                connection.execute(_KEEPALIVES)
                 # Before version 14, or not on Linux: works without.
                 with suppress(psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject):
                     connection.execute(_CHECK_INTERVAL)
