@@ -21,6 +21,8 @@ SHOWN: Final = 20  # examples of one kind of violation
 _APPLIED: Final = frozenset(
     {"task.failed", "task.timeout", "task.crashed", "task.interrupted", "task.cancelled", "task.snoozed", "task.dead_letter"}
 )
+# What a handler may raise anywhere while another takes all the memory.
+_NO_MEMORY: Final = ("MemoryError", "SystemError: error return without exception", "RuntimeError: can't start new thread")
 # What the words of the ledger may have become; also any of them may have been overtaken by a cancel or a timeout.
 _WORDS: Final[Mapping[str, frozenset[str]]] = {
     "failed": frozenset({"failed", "retry"}),
@@ -105,6 +107,8 @@ def _own_words(e: Evidence, attempt: AttemptRow) -> Iterator[str]:
     _before, said, told = (attempt.error or "").partition("on purpose fence=")
     if said and int(told.split()[0].rstrip(")")) != attempt.fence:
         yield f"{where} has an outcome that another claim has told: {attempt.error}"
+    if attempt.outcome == "failed" and (attempt.error or "").startswith(_NO_MEMORY):
+        return  # a neighbour has taken it all: the attempt has failed where it was just about to write
     words = _WORDS.get(attempt.outcome)
     ends = e.ledger.ends.get((attempt.task_id, attempt.fence), ())
     if words is not None and not any(word in words for _at, word in ends):

@@ -72,11 +72,11 @@ def _stack_overflow() -> None:
 
 
 def _leave_daemon() -> None:
-    """A grandchild in a session of its own, with all descriptors, as a daemon is born; it lives a few seconds."""
+    """A grandchild in a session of its own, with all descriptors, as a daemon is born; it lives two seconds."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
-            os.execvp("sleep", ["sleep", "5"])
+            os.execvp("sleep", ["sleep", "2"])
         os._exit(0)
 
 

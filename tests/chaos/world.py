@@ -26,7 +26,7 @@ from tests.pg_cluster import PgCluster
 
 LOOK_EVERY_S: Final = 0.1
 SETTINGS: Final[dict[str, Any]] = {
-    "imports": ("tests.chaos.workload",),
+    "imports": ("tests.chaos.workload", "tests.chaos.poison_tasks"),
     "distributed_mode": True,
     "worker_pool_size": 16,
     "executors": 2,
@@ -124,7 +124,7 @@ class World:
             self._exits.callback(lambda: self.with_server(lambda cluster: cluster.__exit__(None, None, None)))
             self.cluster.create_database("chaos")
             self.direct_url = self.cluster.dsn("chaos", tcp=True)
-        with self.store() as store:
+        with contextlib.closing(open_store(self.direct_url)) as store:
             store.migrate()
 
     def _url_for(self, name: str) -> str:
@@ -144,8 +144,8 @@ class World:
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
-        """A store of the harness's own, for this block."""
-        store = open_store(self.direct_url, application_name="chaos harness")
+        """A store of the harness's own, for this block; makes no SQLite file where one has been moved away."""
+        store = open_store(self.direct_url, application_name="chaos harness", create=False)
         try:
             yield store
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.chaos.injectors import actors, load, network, postgres, postgres_more, services, sqlite
+from tests.chaos.injectors import actors, files, load, network, poison, postgres, postgres_more, services, sqlite
 from tests.chaos.injectors.base import Injector, NoTarget
 from tests.chaos.schedule import Facts
 
@@ -18,6 +18,8 @@ ALL: Final[tuple[Injector, ...]] = (
     *postgres_more.INJECTORS,
     *network.INJECTORS,
     *sqlite.INJECTORS,
+    *poison.INJECTORS,
+    *files.INJECTORS,
 )
 
 

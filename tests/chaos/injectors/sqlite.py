@@ -33,7 +33,8 @@ class Locked:
 
     def start(self, world: World, fault: Fault) -> None:
         file = Path(world.direct_url.removeprefix("sqlite:///"))
-        connection = sqlite3.connect(file, isolation_level=None, timeout=5.0, check_same_thread=False)
+        address = f"{file.as_uri()}?mode=rw"  # a file that is away is not made anew
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
         try:
             connection.execute(self._begin)
             connection.execute("SELECT count(*) FROM leader").fetchone()
