@@ -174,6 +174,20 @@ class Rules(RuleBasedStateMachine):
         self._deliver(self._request(self.workers[who], reports, limit), delivery)
         self._compare()
 
+    @precondition(lambda self: self.world.backend == "postgres")
+    @rule(who=_two, task=_any_task, reports=_reports)
+    def report_past_a_lock(self, who: int, task: int, reports: list[tuple[int, str]]) -> None:
+        """An operator's open transaction holds a row: it comes back as LATER, and holds up nothing else."""
+        task_id = self._task(task)
+        request = msgspec.structs.replace(self._request(self.workers[who], reports, 1), cautious=True)
+        self.world.run("BEGIN")
+        held = self.world.run(f"SELECT id FROM tasks WHERE id = '{task_id}' FOR UPDATE")
+        try:
+            self._send(request, heard=True, locked=task_id if held else None)
+        finally:
+            self.world.run("ROLLBACK")
+        self._compare()
+
     def _deliver(self, request: Exchange, delivery: str) -> None:
         if delivery.endswith("late"):
             self.late.append(msgspec.structs.replace(request, claim=request.claim if delivery == "late" else None))
@@ -278,16 +292,16 @@ class Rules(RuleBasedStateMachine):
             claim=_ask(limit, limit) if limit else None,
         )
 
-    def _send(self, request: Exchange, heard: bool) -> None:
+    def _send(self, request: Exchange, heard: bool, locked: str | None = None) -> None:
         answer = self.world.store.exchange(request)
         poisoned = any(ended.result == _BROKEN_JSON for ended in request.ended)
-        expected = self.oracle.end(request.worker_id, request.ended)
+        expected = self.oracle.end(request.worker_id, request.ended, locked)
         assert list(zip(answer.verdicts, answer.states, strict=True)) == expected, request
         self.seen["poisoned", poisoned] += 1
-        self.oracle.start(request.starts)
-        self.oracle.release(request.releases)
+        self.oracle.start(lease for lease in request.starts if lease.task_id != locked)
+        self.oracle.release(lease for lease in request.releases if lease.task_id != locked)
         ask = request.claim
-        claimed = [] if ask is None else self.oracle.claim(request.worker_id, ask.limit, ask.running)
+        claimed = [] if ask is None else self.oracle.claim(request.worker_id, ask.limit, ask.running, locked)
         assert [(it.task_id, it.fence, it.attempt, it.max_attempts, it.running) for it in answer.claims] == claimed
         self._remember(request, [Lease(it.task_id, it.fence) for it in answer.claims], heard)
 

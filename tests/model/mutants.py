@@ -31,13 +31,14 @@ POSTGRES: Final = "shiftboss/store/postgres/"
 RULES: Final = "tests/model/test_rules.py"
 CLAIM: Final = "tests/store/test_postgres_claim.py"
 LEADER: Final = "tests/store/test_store_leader.py"
+HISTORIES: Final = "tests/model/test_histories.py"
 
 Change = tuple[str, str, str]  # file, exact text, new text
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One broken rule on one database; `only` narrows the gate down (pytest's -k)."""
+    """One broken rule on one database (or `pure`: on none); `only` narrows the gate down (pytest's -k)."""
 
     name: str
     backend: str
@@ -48,12 +49,17 @@ class Mutant:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The gate as pytest's arguments."""
-        words = " and ".join(word for word in (self.backend if self.gate != CLAIM else "", self.only) if word)
+        backend = self.backend if self.gate in (RULES, LEADER) else ""
+        words = " and ".join(word for word in (backend, self.only) if word)
         return (self.gate, *(("-k", words) if words else ()))
 
 
 def _pair(name: str, gate: str, sqlite: Change, postgres: Change, only: str = "") -> tuple[Mutant, Mutant]:
     return Mutant(name, "sqlite", gate, (sqlite,), only), Mutant(name, "postgres", gate, (postgres,), only)
+
+
+def _pure(name: str, change: Change, only: str) -> Mutant:
+    return Mutant(name, "pure", HISTORIES, (change,), only)
 
 
 _HELD_SQLITE = "CROSS JOIN tasks AS t ON t.id = i.value\nWHERE t.status IN ('claimed', 'running');"
@@ -273,6 +279,44 @@ MUTANTS: Final = (
             "    return _row_by_row(link, request, ended, now)",
             "    return _row_by_row(link, request, ended[:1], now)",
         ),
+    ),
+    _pure(
+        "a limited queue is asked for twice",
+        ("shiftboss/actors/planning.py", "room = 0 if lane.queue in limited else min(", "room = min("),
+        "no_due_task",
+    ),
+    _pure(
+        "a barren lane hides those below it",
+        ("shiftboss/actors/lanebook.py", "self._barren |= asked - got", "self._barren |= set()"),
+        "no_due_task",
+    ),
+    _pure(
+        "one restart more than allowed",
+        ("shiftboss/supervisor/restart.py", "len(self.restarts) > self.intensity", "len(self.restarts) > self.intensity + 1"),
+        "no_child",
+    ),
+    _pure(
+        "a child is started only to be killed",
+        (
+            "shiftboss/supervisor/plan.py",
+            "return RestartAfter(delay_s) if now_s + delay_s < plan.drainer_end_s else Leave()",
+            "return RestartAfter(delay_s)",
+        ),
+        "of_the_tree",
+    ),
+    _pure(
+        "a stop waits for the database for ever",
+        (
+            "shiftboss/actors/stop_plan.py",
+            "        if now_s >= self.gone_at_s + LAST_TRY_S:\n            return StopStep.END\n",
+            "",
+        ),
+        "claimer_stops",
+    ),
+    _pure(
+        "a retirement waits for its successor for ever",
+        ("shiftboss/actors/retire_plan.py", "if relieved or now_s >= self.begin_by_s else", "if relieved else"),
+        "retires",
     ),
 )
 

@@ -120,10 +120,14 @@ class Oracle:
 
     # ---- the claimer
 
-    def end(self, worker: str, batch: Iterable[Ended]) -> list[tuple[Verdict, TaskState | None]]:
-        return [self._end(worker, ended) for ended in batch]
+    def end(self, worker: str, batch: Iterable[Ended], locked: str | None = None) -> list[tuple[Verdict, TaskState | None]]:
+        """A verdict and a state for each; `locked` is a task whose row somebody else holds."""
+        return [self._end(worker, ended, ended.task_id == locked) for ended in batch]
 
-    def _end(self, worker: str, ended: Ended) -> tuple[Verdict, TaskState | None]:
+    def _end(self, worker: str, ended: Ended, locked: bool) -> tuple[Verdict, TaskState | None]:
+        if locked:
+            self.seen["locked", ended.outcome is Outcome.SUCCESS] += 1
+            return Verdict.LATER, None
         row = self._mine(ended.task_id, ended.fence)
         stood = self.rows[ended.task_id].status if ended.task_id in self.rows else None
         if row is None:
@@ -181,9 +185,9 @@ class Oracle:
             elif row is not None:
                 self._again(row, TaskEvent.RELEASE)
 
-    def claim(self, worker: str, limit: int, running: int) -> list[tuple[str, int, int, int, bool]]:
-        """(id, fence, attempt, max_attempts, running) of each."""
-        due = [row for row in self.rows.values() if row.status is PENDING and row.due_at <= self.now]
+    def claim(self, worker: str, limit: int, running: int, locked: str | None = None) -> list[tuple[str, int, int, int, bool]]:
+        """(id, fence, attempt, max_attempts, running) of each; a row that somebody else holds is passed over."""
+        due = [row for row in self.rows.values() if row.status is PENDING and row.due_at <= self.now and row.id != locked]
         due.sort(key=lambda row: (row.due_at, row.id))
         return [self._claim(row, worker, index < running) for index, row in enumerate(due[:limit])]
 
