@@ -30,11 +30,12 @@ IDLE_TIMEOUT_S: Final = 15.0
 _GRACE_S: Final = 5.0
 _PREPARE_THRESHOLD: Final = 5
 _CHECK_INTERVAL: Final = "SELECT set_config('client_connection_check_interval', '5s', false)"
-# The server notices that we have vanished, as we do of it (see dsn.py). By itself it asks after two hours, and a client that
-# was cut off in the middle of a pipeline leaves its transaction open with all its locks: to the server it is not idle.
+# The server notices that we have vanished, as we do of it (see dsn.py). By itself it asks after two hours, or sends an answer
+# again for a quarter of one; and a client that was cut off in the middle of a pipeline leaves its transaction open with all its
+# locks meanwhile: to the server it is not idle.
 _KEEPALIVES: Final = """
 SELECT set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
-       set_config('tcp_keepalives_count', '3', false)
+       set_config('tcp_keepalives_count', '3', false), set_config('tcp_user_timeout', '15000', false)
 """
 
 
@@ -151,7 +152,7 @@ class Link:
             pooled = is_pooled(connection)
             connection.prepare_threshold = self._threshold(pooled)
             if not pooled:
-                connection.execute(_KEEPALIVES)
+                watch_client(connection)
                 # Before version 14, or not on Linux: works without.
                 with suppress(psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject):
                     connection.execute(_CHECK_INTERVAL)
@@ -195,6 +196,11 @@ def is_pooled(connection: BoundedConnection) -> bool:
     """Whether something in between answers for the server: a pooler cannot tell us the number of a backend it may change."""
     row = connection.execute("SELECT pg_backend_pid()").fetchone()
     return row is None or row[0] != connection.info.backend_pid
+
+
+def watch_client(connection: BoundedConnection) -> None:
+    """Have the server notice within half a minute when we have vanished without a word. Not behind a pooler."""
+    connection.execute(_KEEPALIVES)
 
 
 def bounds(

@@ -14,7 +14,7 @@ import psycopg
 from shiftboss.errors import StoreUnavailable
 from shiftboss.store.postgres.dsn import Address
 from shiftboss.store.postgres.errors import translated
-from shiftboss.store.postgres.link import connect, is_pooled
+from shiftboss.store.postgres.link import connect, is_pooled, watch_client
 
 _PROBE_EVERY_S: Final = 10.0
 _PROBE_ANSWER_S: Final = 4.0
@@ -42,6 +42,7 @@ class PostgresListener:
             self._connection.patience_s = probe_answer_s
             self.listening = address.listen if address.listen is not None else not is_pooled(self._connection)
             if self.listening:
+                watch_client(self._connection)
                 self._connection.execute("LISTEN shiftboss")
         except psycopg.Error as error:
             self._close_pipe()
