@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -74,9 +74,11 @@ def _candidates() -> Iterator[Path]:
 class PgCluster:
     """One server with default durability, on a Unix socket and a free loopback port; runs as `nobody` when we are root."""
 
-    def __init__(self, **settings: str) -> None:
-        """`settings` are configuration parameters of the server, as in postgresql.conf."""
+    def __init__(self, environment: Mapping[str, str] | None = None, **settings: str) -> None:
+        """`settings` are configuration parameters of the server, as in postgresql.conf; `environment`: more of it for the
+        server alone."""
         self._settings = settings
+        self._environment = {**os.environ, **(environment or {})}
         self._copied_from = ""  # how to reach the server that this one is a standby of
         self._process: subprocess.Popen[bytes] | None = None
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
@@ -113,6 +115,7 @@ class PgCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environment,
                 user=self._user,
                 group=_group_of(self._user),
                 extra_groups=[] if self._user else None,
