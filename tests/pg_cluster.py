@@ -91,7 +91,7 @@ class PgCluster:
         programs = find_server_programs()
         self.folder = Path(tempfile.mkdtemp(prefix="sbpg", dir="/tmp"))  # short: a socket's path has 107 bytes
         try:
-            self._give(self.folder)
+            self.own(self.folder)
             self._programs = self._readable(programs)
             self._make_data()
             self.start()
@@ -157,7 +157,7 @@ class PgCluster:
     def demote(self) -> None:
         """Start what was stopped as a standby that follows nobody: it can be read, and never be written."""
         (self._data / "standby.signal").touch()
-        self._give(self._data / "standby.signal")
+        self.own(self._data / "standby.signal")
         self.start()
 
     def program(self, name: str) -> Path:
@@ -240,7 +240,8 @@ class PgCluster:
             waited_s += step_s
         raise RuntimeError(f"PostgreSQL did not start:\n{self.log_path.read_text(errors='replace')}")
 
-    def _give(self, folder: Path) -> None:
+    def own(self, folder: Path) -> None:
+        """Make a folder the server's."""
         if self._user is not None:
             shutil.chown(folder, self._user, _group_of(self._user))
 
