@@ -461,3 +461,42 @@ def test_a_log_without_its_database_is_kept(only: SqliteStore, path: Path, left:
     assert log.read_bytes() == before
     path.write_bytes(rest)
     assert open_sqlite(path, create=create).counts().pending == {"mail:send": 1}
+
+
+# ---- what others may have planted, or left open
+
+WITHOUT_MASK = """
+import os, sys
+os.umask(int(sys.argv[2], 8))
+from shiftboss.store.sqlite import open_sqlite
+store = open_sqlite(sys.argv[1])
+store.migrate()
+store.listener("w").close()
+folder = os.path.dirname(sys.argv[1])
+print(*sorted(f"{name} {os.stat(os.path.join(folder, name)).st_mode & 0o777:o}" for name in os.listdir(folder)), sep=", ")
+"""
+
+
+@pytest.mark.parametrize("mask", ["000", "022", "077"])
+def test_files_are_private_whatever_the_umask(path: Path, mask: str) -> None:
+    expected = "tasks.db 600, tasks.db-shm 600, tasks.db-wal 600, tasks.db.bells 700, tasks.db.lock 600"
+    assert output(run_python(WITHOUT_MASK, path, mask)) == expected
+
+
+@pytest.mark.parametrize("name", ["tasks.db.lock", "tasks.db.bells"])
+def test_a_planted_link_is_not_followed(path: Path, tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir() if name.endswith("bells") else victim.write_text("precious")
+    path.with_name(name).symlink_to(victim)
+    with pytest.raises(StoreUnavailable, match=name.replace(".", r"\.")):
+        store = open_sqlite(path)
+        store.migrate()
+        store.listener("w")
+    assert list(victim.iterdir()) == [] if victim.is_dir() else victim.read_text() == "precious"
+
+
+def test_a_link_to_nowhere_makes_no_file_there(path: Path, tmp_path: Path) -> None:
+    path.symlink_to(tmp_path / "elsewhere.db")
+    with pytest.raises(StoreUnavailable, match=r"tasks\.db"):
+        open_sqlite(path).migrate()
+    assert not (tmp_path / "elsewhere.db").exists()
