@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Final
 
@@ -15,6 +16,9 @@ BUG: Final = 70
 NO_DATABASE: Final = 75
 BAD_CONFIGURATION: Final = 78
 INTERRUPTED: Final = 130
+
+# Between two strings formatted JSON holds spaces and line feeds only, so what is found here stands in one.
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 class NoAnswer(ShiftbossError):
@@ -36,9 +40,30 @@ def exit_code_of(error: ShiftbossError) -> int:
 
 
 def complain(text: str) -> None:
-    """Say something to people, on standard error."""
+    """Say something to people, on standard error; what it quotes from tasks or code cannot move the cursor."""
     for line in text.splitlines():
-        sys.stderr.write(f"shiftboss: {line}\n")
+        sys.stderr.write(f"shiftboss: {visible(line)}\n")
+
+
+def visible(text: str) -> str:
+    """The text with control characters made visible, on one line."""
+    if text.isprintable():
+        return text
+    from shiftboss.logs.line import escape  # rarely needed, and commands have to be quick
+
+    return escape(text)
+
+
+def json_text(data: object, *, indented: bool = False) -> str:
+    """One JSON document. Its strings hold no control character as it is, not even those that JSON allows: a terminal obeys
+    some of them.
+    """
+    import msgspec  # not for commands that print no JSON
+
+    # What tasks carry is put in as it was stored, with the spaces that somebody may have put between its parts.
+    encoded = msgspec.json.format(msgspec.json.encode(data), indent=2 if indented else -1)
+    text = encoded.decode("utf-8", "replace")
+    return text if text.isprintable() else _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def explain(error: Exception) -> int:

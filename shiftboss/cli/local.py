@@ -39,7 +39,7 @@ def why_not(error: NoAnswer) -> str:
 
 def print_local(status: commands.ServiceStatus) -> None:
     """For people."""
-    phase = f"{status.phase} ({status.why})" if status.why else status.phase
+    phase = f"{status.phase} ({cell(status.why)})" if status.why else status.phase
     ready = f"{status.executors_ready} of {status.executors_wanted} executors ready"
     typer.echo(f"service {phase}, {ready}, up {duration(status.uptime_s)}, pid {status.pid}")
     if status.last_reload:

@@ -7,11 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from shiftboss import commands
 from shiftboss.cli.control import Connection, connect, find_places
-from shiftboss.cli.exits import DONE, NOTHING, NoAnswer, complain
+from shiftboss.cli.exits import DONE, NOTHING, NoAnswer, complain, json_text, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +62,9 @@ def carry_out(connection: Connection, command: commands.AnyCommand, timeout_s: f
 def _report(done: commands.Done, as_json: bool) -> int:
     code = DONE if done.ok else done.code or NOTHING
     if as_json:
-        sys.stdout.write(msgspec.json.encode({"ok": done.ok, "text": done.text, "code": code}).decode() + "\n")
+        sys.stdout.write(json_text({"ok": done.ok, "text": done.text, "code": code}) + "\n")
     elif done.ok:
-        sys.stdout.write(f"{done.text}\n")
+        sys.stdout.write("".join(f"{visible(line)}\n" for line in done.text.splitlines() or [""]))
     else:
         complain(done.text)
     return code

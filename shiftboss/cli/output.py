@@ -10,14 +10,15 @@ from typing import Final
 import msgspec
 import typer
 
+from shiftboss.cli.exits import json_text, visible
+
 _GAP: Final = "  "
 _WIDEST: Final = 10_000
 
 
 def print_json(data: object) -> None:
     """One JSON document; indented on a terminal."""
-    encoded = msgspec.json.encode(data)
-    typer.echo((msgspec.json.format(encoded, indent=2) if sys.stdout.isatty() else encoded).decode())
+    typer.echo(json_text(data, indented=sys.stdout.isatty()))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
@@ -33,8 +34,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
 
 def cell(value: object) -> str:
     """A value as people read it: times in UTC to the second, nothing as `-`, control characters made visible."""
-    from shiftboss.logs.line import escape  # not for commands that print no table: they have to be quick
-
     if value is None or value == "":
         return "-"
     if isinstance(value, datetime):
@@ -44,8 +43,8 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, bytes | msgspec.Raw):
-        return escape(bytes(value).decode())
-    return escape(str(value))
+        return visible(bytes(value).decode(errors="replace"))
+    return visible(str(value))
 
 
 def clip(text: str | None, limit: int) -> str:

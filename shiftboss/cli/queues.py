@@ -8,7 +8,7 @@ import typer
 
 from shiftboss.cli import options
 from shiftboss.cli.exits import DONE
-from shiftboss.cli.output import counted, print_json, print_table
+from shiftboss.cli.output import cell, counted, print_json, print_table
 
 app = typer.Typer(help="See, pause, resume and set queues.", no_args_is_help=True)
 
@@ -60,7 +60,7 @@ def set_queue(
         raise typer.BadParameter("give --concurrency, --weight or both")
     with options.opened(options.load(env, config, set_)) as store:
         store.set_queue(name, concurrency=concurrency, weight=weight)
-    typer.echo(f"queue {name}: set")
+    typer.echo(f"queue {cell(name)}: set")
     return DONE
 
 

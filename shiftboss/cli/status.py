@@ -10,7 +10,7 @@ import typer
 from shiftboss.cli import options
 from shiftboss.cli.exits import DONE, NoAnswer
 from shiftboss.cli.local import ask_status, print_local, why_not
-from shiftboss.cli.output import print_json, print_table
+from shiftboss.cli.output import cell, print_json, print_table
 from shiftboss.cli.service import Socket
 from shiftboss.commands import ServiceStatus
 from shiftboss.config import LoadedSettings, redact
@@ -98,7 +98,7 @@ def _show(shown: dict[str, Any], as_json: bool) -> None:
     if isinstance(service, ServiceStatus):
         print_local(service)
     else:
-        typer.echo(f"service {service}")
+        typer.echo(f"service {cell(service)}")
     if "database" in shown:
         typer.echo()
         _print_status(shown)
@@ -118,7 +118,8 @@ def _figures(loaded: LoadedSettings, store: Store) -> dict[str, Any]:
 
 
 def _print_status(figures: dict[str, Any]) -> None:
-    typer.echo(f"environment {figures['environment']}, database {figures['database']}, leader {figures['leader'] or 'none'}\n")
+    environment, database, leader = (cell(figures[name] or "none") for name in ("environment", "database", "leader"))
+    typer.echo(f"environment {environment}, database {database}, leader {leader}\n")
     _print_workers(figures["workers"])
     typer.echo()
     rows = [(q.name, q.paused, q.pending, q.due, q.claimed + q.running, q.dead_letter) for q in figures["queues"]]

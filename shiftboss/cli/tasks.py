@@ -58,7 +58,7 @@ def list_(
         rows = [(t.id, t.type, t.queue, t.status, _attempts(t), t.updated_at, clip(t.last_error, 60)) for t in found]
         print_table(("id", "type", "queue", "status", "attempts", "updated", "error"), rows, empty="no such tasks")
         if len(found) == limit:
-            typer.echo(f"there may be more: --before {found[-1].id}", err=True)
+            typer.echo(f"there may be more: --before {cell(found[-1].id)}", err=True)
     return DONE
 
 

@@ -121,7 +121,7 @@ def _quoted(value: object) -> str:
 
 def tag(task: BoundTask | None) -> str:
     """Whose line it is; empty when it is no task's."""
-    return f" [{escape(task.type)} {task.task_id} attempt {task.attempt}]" if task else ""
+    return f" [{escape(f'{task.type} {task.task_id}')} attempt {task.attempt}]" if task else ""
 
 
 def sentence(line: Line, actor: str) -> str:
