@@ -132,7 +132,8 @@ def evil_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             "VALUES (?, ?, 1, ?, '2026-01-01T00:00:00+00:00', '2026-01-01T00:00:00+00:00', 30, 1)",
             (EVIL, EVIL, EVIL),
         )
-        connection.execute("INSERT INTO leader (name, worker_id, term, expires_at) VALUES ('main', ?, 1, '2999-01-01T00:00:00+00:00')", (EVIL,))
+        leader = "INSERT INTO leader (name, worker_id, term, expires_at) VALUES ('main', ?, 1, '2999-01-01T00:00:00+00:00')"
+        connection.execute(leader, (EVIL,))
     connection.close()
     return task.id
 
