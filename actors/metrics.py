@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +45,8 @@ METRICS: Final = (
     MetricSpec("task_duration_seconds", "histogram", ("type",), "How long attempts ran that ended here."),
     MetricSpec("task_claim_duration_seconds", "histogram", (), "How long a transaction that claims takes."),
 )
+MAX_TYPES: Final = 1_000
+OTHER_TYPES: Final = "(others)"
 _SPECS: Final = {spec.name: spec for spec in METRICS}
 _BUCKETS: Final = {"task_duration_seconds": DURATION_BUCKETS_S, "task_claim_duration_seconds": CLAIM_BUCKETS_S}
 
@@ -81,10 +83,20 @@ class SampleCollector(Collector):
         leads = sample.counts.leader == sample.worker_id
         yield _gauge("leader_status", {(sample.worker_id,): int(leads)})
         if leads:
-            yield _counter("tasks_enqueued_total", {(type_,): n for type_, n in sample.counts.enqueued.items()})
-            yield _gauge("tasks_pending", {(type_,): n for type_, n in sample.counts.pending.items()})
-            yield _gauge("tasks_running", {(type_,): n for type_, n in sample.counts.running.items()})
+            yield _counter("tasks_enqueued_total", _by_type(sample.counts.enqueued))
+            yield _gauge("tasks_pending", _by_type(sample.counts.pending))
+            yield _gauge("tasks_running", _by_type(sample.counts.running))
             yield _gauge("workers_total", {(): sample.counts.workers})
+
+
+def _by_type(counted: Mapping[str, int]) -> dict[tuple[str, ...], float]:
+    """Whoever may enqueue may make up types: beyond `MAX_TYPES` the rarer ones are one."""
+    if len(counted) <= MAX_TYPES:
+        return {(type_,): n for type_, n in counted.items()}
+    ranked = sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+    shown: dict[tuple[str, ...], float] = {(type_,): n for type_, n in ranked[:MAX_TYPES]}
+    shown[OTHER_TYPES,] = shown.get((OTHER_TYPES,), 0.0) + sum(n for _type, n in ranked[MAX_TYPES:])
+    return shown
 
 
 def _health(health: Health) -> Iterable[Metric]:
@@ -113,7 +125,7 @@ def _counter(name: str, values: dict[tuple[str, ...], float]) -> Metric:
     return family
 
 
-def _gauge(name: str, values: dict[tuple[str, ...], int]) -> Metric:
+def _gauge(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
     spec = _SPECS[name]
     family = GaugeMetricFamily(name, spec.help, labels=spec.labels)
     for labels, value in sorted(values.items()):

@@ -16,7 +16,7 @@ from typing import Any, Final
 import typer
 
 from shiftboss import errors
-from shiftboss.actors.metrics import METRICS
+from shiftboss.actors.metrics import MAX_TYPES, METRICS, OTHER_TYPES
 from shiftboss.cli import exits
 from shiftboss.cli.main import make_app
 from shiftboss.config import SETTINGS, Settings
@@ -262,6 +262,7 @@ def metrics_page() -> str:
             " them wrong. A restarted worker begins at zero, under its new id. Figures of the whole database are shown by the"
             " leader's worker only, so a sum over all workers is right.",
             _table(("name", "kind", "labels", "means", "shown by"), rows),
+            f"Of more than {MAX_TYPES:,} types the rarer ones are shown as one, `{OTHER_TYPES}`.",
             f"Buckets of `task_duration_seconds`: {_numbers(DURATION_BUCKETS_S)}.",
             f"Buckets of `task_claim_duration_seconds`: {_numbers(CLAIM_BUCKETS_S)}.",
         ]

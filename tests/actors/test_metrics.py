@@ -167,3 +167,13 @@ def test_health_is_shown_as_ones_and_zeros() -> None:
     assert [Shown(health=replace(WELL, broken="why", database=False)).get(name) for name in gauges] == [0, 0, 0]
     shown = Shown(health=replace(WELL, actors={"heartbeat": True, "claimer": False}))
     assert [shown.get("actor_up", actor=actor) for actor in ("heartbeat", "claimer")] == [1, 0]
+
+
+def test_made_up_types_do_not_make_ever_more_series() -> None:
+    flood = {f"made-up:{number}": 1 for number in range(100_000)} | {TYPE: 7}
+    shown = Shown(counts=Counts(pending=flood, running={}, enqueued=flood, workers=1, leader="worker-1"))
+    for name in ("tasks_pending", "tasks_enqueued_total"):
+        series = [pairs for found, pairs in shown.values if found == name]
+        assert len(series) == 1_001
+        assert shown.get(name, type=TYPE) == 7, "the largest stay"
+        assert sum(value for (found, _pairs), value in shown.values.items() if found == name) == 100_007, "and none is lost"
