@@ -49,6 +49,16 @@ def as_owner(dsn: str) -> str:
     return re.sub(r"//[^@]*@", "//shiftboss@", dsn)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests are for CI, and for whoever asks."""
+    if os.environ.get("CI") or os.environ.get("SHIFTBOSS_SLOW"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
+
+
 @pytest.fixture(scope="session")
 def pg_cluster() -> Iterator[PgCluster]:
     """The server. Missing programs skip the test at home and fail it where the variable CI is set."""
