@@ -72,8 +72,8 @@ class Gateway(ProcessActor):
         listener = self._bind() if fd is None else self._take_over(fd)
         threading.Thread(target=self._serve, args=(listener,), name="shiftboss-http", daemon=True).start()
         emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=_url(listener))
+        self._judge()
         self.ready()
-        self._timer.after("judge", JUDGE_EVERY_S)
 
     def _bind(self) -> socket.socket:
         address = (self.settings.metrics_host, self.settings.metrics_port)
@@ -106,8 +106,7 @@ class Gateway(ProcessActor):
             case Resume():
                 self._quiet, self._pool_broken = "", False
             case Tick(name="judge"):
-                self._timer.after("judge", min(JUDGE_EVERY_S, self.settings.heartbeat_interval_s / 8))
-                self._tell_changes(self._health())
+                self._judge()
             case Linked() | LinkDown() | Died():
                 pass
             case _:
@@ -187,6 +186,10 @@ class Gateway(ProcessActor):
         )
 
     # ---- the log
+
+    def _judge(self) -> None:
+        self._timer.after("judge", min(JUDGE_EVERY_S, self.settings.heartbeat_interval_s / 8))
+        self._tell_changes(self._health())
 
     def _tell_changes(self, health: Health) -> None:
         """One line when health is lost and one when it is back. Not while the service starts: nothing was there to lose."""

@@ -117,6 +117,29 @@ def test_it_is_ready_while_it_takes_tasks_and_says_why_when_it_does_not(gateway:
         assert gateway.get("/readyz")[0] == 200
 
 
+def test_a_pool_that_keeps_crashing_is_not_healthy_and_a_drain_is(gateway: Http) -> None:
+    gateway.process.tell(control.Drain(why="executor ended 20 times", broken=True))
+    gateway.process.ping()
+    status, body = gateway.health()
+    assert (status, body["reason"]) == (503, "executor ended 20 times")
+    assert json.loads(gateway.get("/readyz")[1])["reason"] == "executor ended 20 times"
+    gateway.process.tell(control.Drain(why="drained by a command"))
+    gateway.process.ping()
+    assert gateway.health()[0] == 200
+    assert gateway.metrics()["worker_ready", ()] == 0
+
+
+def test_lost_health_is_one_line_and_so_is_its_return(gateway: Http) -> None:
+    gateway.process.wait_log("gateway.listening")
+    gateway.process.board.set("claimer_away_s", time.monotonic() - 9.0)
+    line = gateway.process.wait_log("health.lost")
+    assert line["level"] == "error" and "the database has not been reached for" in line["fields"]["reason"]
+    assert gateway.metrics()["database_reachable", ()] == 0
+    gateway.process.board.set("claimer_away_s", 0.0)
+    assert gateway.process.wait_log("health.regained")["fields"]["duration_s"] >= 0.0
+    assert len([line for line in gateway.process.log.things if line.get("event") == "health.lost"]) == 1
+
+
 def test_one_that_is_not_healthy_is_not_ready_but_lives(gateway: Http) -> None:
     gateway.process.board.set("claimer_s", time.monotonic() - 25.0)
     status, body = gateway.get("/readyz")
