@@ -152,7 +152,7 @@ class Claimer(ProcessActor):
     def _tick(self, name: str) -> None:
         match name:
             case "round":
-                self._round()
+                self._due_round()
             case "poll":
                 self._look_for_tasks(rung=False)
             case "watch":
@@ -266,6 +266,10 @@ class Claimer(ProcessActor):
         """Have a round, unless the database is away: then the next one waits for its time, whatever comes in."""
         if not self._outage.lasting:
             self._timer.sooner("round", delay_s)
+
+    def _due_round(self) -> None:
+        if not self._outage.waits:  # else its tick was in our mailbox already when the database went away
+            self._round()
 
     def _round(self) -> None:
         """One round; started by the timer of that name, so that any number of reasons make one round."""

@@ -27,10 +27,16 @@ class Outage:
         self._since_s: float | None = None
         self._said_s = 0.0
         self._wait_s = FIRST_WAIT_S
+        self._next_s = 0.0
 
     @property
     def lasting(self) -> bool:
         return self._since_s is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next try is not due yet."""
+        return self.lasting and time.monotonic() < self._next_s
 
     def wait_s(self, error: Exception) -> float:
         """Note a failure; returns how long to wait before the next try, with jitter."""
@@ -46,6 +52,7 @@ class Outage:
             )
         wait_s = self._wait_s * random.uniform(0.5, 1.0)
         self._wait_s = min(self._wait_s * 2, LONGEST_WAIT_S)
+        self._next_s = now_s + wait_s
         return wait_s
 
     def over(self) -> None:
