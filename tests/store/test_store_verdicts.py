@@ -303,3 +303,30 @@ def test_a_task_asked_to_stop_that_succeeds_has_succeeded(store: Store) -> None:
     claim = take_one(store)
     store.cancel(by_id(task_id))
     assert finish_one(store, ended(claim)) == (APPLIED, TaskState.COMPLETED)
+
+
+def test_caution_changes_nothing_where_nothing_is_locked(store: Store) -> None:
+    ids = [put(store) for _ in range(4)]
+    waiting = put(store, priority=-1)
+    claims = {claim.task_id: claim for claim in take(store, 4, running=2)}
+    running, claimed = ids[:2], ids[2:]
+    gone = ended(Lease(new_task_id(), 1))
+    answer = store.exchange(
+        Exchange(
+            worker_id="w1",
+            ended=[ended(claims[running[0]]), gone, ended(claims[running[1]], Outcome.FAILED)],
+            starts=[lease(claims[claimed[0]])],
+            releases=[lease(claims[claimed[1]])],
+            claim=ask(store, lanes=[LaneAsk(queue="default", priority=-1, limit=1)]),
+            cautious=True,
+        )
+    )
+    assert answer.verdicts == [APPLIED, FENCED, APPLIED]
+    assert not answer.later
+    assert [claim.task_id for claim in answer.claims] == [waiting]
+    assert [status(store, one) for one in ids] == [
+        TaskState.COMPLETED,
+        TaskState.DEAD_LETTER,
+        TaskState.RUNNING,
+        TaskState.PENDING,
+    ]
