@@ -189,7 +189,7 @@ class Victim:
         self.said.clear()
 
 
-@pytest.fixture(params=["json", "text", "journal"])
+@pytest.fixture(params=["json", pytest.param("text", marks=pytest.mark.slow), pytest.param("journal", marks=pytest.mark.slow)])
 def victim(request: pytest.FixtureRequest, tmp_path: Path, guarded: PgCluster) -> Iterator[Victim]:
     made = Victim(tmp_path, guarded.port, request.param)
     yield made
