@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from shiftboss.model import TASK_TRANSITIONS, Outcome, TaskState, Verdict
+from tests.conftest import as_owner
 from tests.model.machine import Rules
 from tests.model.world import World, opened
 
@@ -48,8 +49,8 @@ WANTED: set[tuple[object, ...]] = {
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     url = f"sqlite:///{tmp_path / 'tasks.db'}"
     if request.param == "postgres":
-        # What a crash keeps is not asked here.
-        url = str(request.getfixturevalue("pg_database")) + "&options=-csynchronous_commit%3Doff"
+        # One connection is worker, leader, producer and operator; and what a crash keeps is not asked here.
+        url = as_owner(str(request.getfixturevalue("pg_database"))) + "&options=-csynchronous_commit%3Doff"
     log = logging.getLogger("shiftboss")
     level = log.level
     log.setLevel(logging.CRITICAL)  # thousands of rows that cannot be stored are worth no word
