@@ -29,9 +29,10 @@ from shiftboss.config import (
 )
 from shiftboss.control import EXIT_CONFIG, read_secret, write_secret
 from shiftboss.errors import ConfigError
-from shiftboss.logs import bind_worker, configure_logging, flush_logging
+from shiftboss.logs import bind_worker, close_logging, configure_logging, flush_logging
 from shiftboss.supervisor import Blueprint, ChildSpec, Reloadable, Restart, Supervisor, SupervisorSettings
 from shiftboss.supervisor.listening import choose_listener, take_listeners
+from shiftboss.supervisor.signals import hold_signals
 
 log = logging.getLogger("shiftboss.service")
 
@@ -202,6 +203,7 @@ def start(loaded: LoadedSettings) -> NoReturn:
 
 def main() -> int:
     """Run the supervisor to its end; returns the exit code."""
+    hold_signals()
     given, source = read_secret(SETTINGS_VARIABLE), read_secret(SOURCE_VARIABLE).decode()
     settings = settings_from_json(given)
     configure_own_logging(given)
@@ -223,5 +225,13 @@ def main() -> int:
     return supervisor.run()
 
 
+def run() -> NoReturn:
+    """`main`, and the end: without the interpreter being taken down, which puts the signals back to their defaults first."""
+    code = main()
+    close_logging()
+    sys.stdout.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -44,6 +44,16 @@ def blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def hold_signals() -> None:
+    """Keep the handled signals waiting but for the time that a `SignalQueue` reads them.
+
+    What comes before is read by it; what comes after it changes the exit code no more, whichever thread it is handed to.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    for number in HANDLED:
+        signal.signal(number, _on_signal)
+
+
 class SignalQueue:
     """Receives signals from `with` on; those that were blocked or come meanwhile are kept, none is lost.
 
