@@ -129,7 +129,7 @@ def test_a_stop_waits_for_the_hello_of_an_executor_that_is_linked(scene: Scene) 
     assert scene.view(task_id).status is TaskState.COMPLETED
 
 
-def test_a_claimer_whose_database_folder_is_missing_ends_at_once(tmp_path: Path) -> None:
+def test_a_claimer_whose_database_folder_has_gone_waits_for_it_and_says_so(tmp_path: Path) -> None:
     from dataclasses import replace
 
     from process_harness import ActorProcess
@@ -137,4 +137,6 @@ def test_a_claimer_whose_database_folder_is_missing_ends_at_once(tmp_path: Path)
     with Scene(tmp_path) as scene:
         settings = replace(scene.settings, database_url=f"sqlite:///{tmp_path}/missing/tasks.db")
         with ActorProcess("claimer", settings) as claimer:
-            assert claimer.wait_exit(5.0) == 1
+            claimer.wait_log("database.unreachable")
+            assert claimer.process.poll() is None
+            assert not (tmp_path / "missing").exists()
