@@ -1,11 +1,12 @@
 # make demo   a real job on real files, with processes killed in the middle
 # make test   everything, on SQLite and PostgreSQL
+# make slow     every test, also those that take long
 # make reloads  a hundred reloads in a row under a stream of tasks, on both databases
 # make systemd  the tests inside a real systemd: in the program that SHIFTBOSS_SYSTEMD_SANDBOX names, or as root in this machine's own
 # make chaos    10,000 faults over a million tasks on each database; goes on where it was interrupted, results in .chaos/
 # make check  what CI runs: lint, types, import contracts, tests
 # Paths are relative and tools run as modules, so any folder name will do.
-.PHONY: demo test reloads systemd chaos check lint types contracts bench setup clean
+.PHONY: demo test slow reloads systemd chaos check lint types contracts bench setup clean
 
 FOLDER ?=
 
@@ -16,6 +17,10 @@ demo:
 test:
 	@sh tools/setup.sh dev
 	.venv/bin/python -m pytest -q -n 2 --dist worksteal
+
+slow:
+	@sh tools/setup.sh dev
+	SHIFTBOSS_SLOW=1 .venv/bin/python -m pytest -q -n 2 --dist worksteal
 
 reloads:
 	@sh tools/setup.sh dev

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +16,7 @@ from tests.chaos.producer import Producer
 from tests.chaos.world import SETTINGS
 
 ENDS_WITHIN_S: Final = 60.0
-takes_long = pytest.mark.skipif(not os.environ.get("CI"), reason="takes long: runs where the variable CI is set")
+takes_long = pytest.mark.slow
 
 
 class Stage:
