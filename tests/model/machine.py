@@ -169,6 +169,16 @@ class Rules(RuleBasedStateMachine):
         self._deliver(self._request(self.workers[who], [(0, word)], 0), delivery)
         self._compare()
 
+    @rule(who=_two, running=_two, before=st.sampled_from(("timeout", "interrupted", "release")), word=st.sampled_from(WORDS))
+    def outlive(self, who: int, running: int, before: str, word: str) -> None:
+        """A worker speaks of a lease when another one has the task."""
+        worker, other = self.workers[who], self.workers[1 - who]
+        self._send(Exchange(worker_id=worker, claim=_ask(1, 1)), heard=True)
+        self._send(self._request(worker, [(0, before)], 0), heard=True)
+        self._send(Exchange(worker_id=other, claim=_ask(1, running)), heard=True)
+        self._send(self._request(worker, [(1, word)], 0), heard=True)
+        self._compare()
+
     @rule(who=_two, reports=_reports, delivery=st.sampled_from(DELIVERIES), limit=_two)
     def report(self, who: int, reports: list[tuple[int, str]], delivery: str, limit: int) -> None:
         self._deliver(self._request(self.workers[who], reports, limit), delivery)

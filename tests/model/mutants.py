@@ -80,6 +80,12 @@ MUTANTS: Final = (
         (SQLITE + "exchange.py", "row is not None and row.fence == ended.fence", "row is not None"),
         (POSTGRES + "queries.sql", _COMPLETED_POSTGRES, _COMPLETED_POSTGRES.replace(" AND t.fence = given.fence", "")),
     ),
+    Mutant(
+        "a failure does not look at the fence",
+        "postgres",
+        RULES,
+        ((POSTGRES + "queries.sql", _ENDED_POSTGRES, _ENDED_POSTGRES.replace("t.fence = given.fence AND ", "")),),
+    ),
     *_pair(
         "an end does not look at the status",
         RULES,
