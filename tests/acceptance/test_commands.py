@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.run_folder = Path(tempfile.mkdtemp(prefix="sb"))  # the path of a socket has 107 bytes at most
         self.started: list[subprocess.Popen[bytes]] = []
         self.write(answer="old")
         self.configure(imports='["jobs"]', metrics_port="0", executors="2", log_format='"json"', control_socket='"auto"')
@@ -47,7 +49,7 @@ class Project:
     def environ(self) -> dict[str, str]:
         ours = ("DATABASE_URL", "SHIFTBOSS_ENV", "RUNTIME_DIRECTORY")
         kept = {name: value for name, value in os.environ.items() if name not in ours}
-        return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}", "XDG_RUNTIME_DIR": str(self.folder / "run")}
+        return {**kept, "PYTHONPATH": f"{ROOT}{os.pathsep}{self.folder}", "XDG_RUNTIME_DIR": str(self.run_folder)}
 
     def start(self) -> subprocess.Popen[bytes]:
         log = self.folder / f"log-{len(self.started)}"
@@ -85,7 +87,6 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    (tmp_path / "run").mkdir(mode=0o700)
     made = Project(tmp_path)
     yield made
     for process in made.started:
@@ -191,7 +192,7 @@ def test_a_stop_returns_when_every_process_is_gone_and_the_socket_with_them(proj
     assert service.poll() == 0
     assert [pid for pid in pids if is_running(pid)] == []
     assert patient.wait(PATIENCE_S) == 0
-    assert list((project.folder / "run" / "shiftboss").iterdir()) == []
+    assert list((project.run_folder / "shiftboss").iterdir()) == []
     assert project.code("stop") == 1
 
 

@@ -79,7 +79,7 @@ def test_an_idle_one_is_released_at_once_and_once(scene: Scene) -> None:
 def test_the_old_one_is_given_work_until_its_successors_can_take_it(scene: Scene) -> None:
     claimer = scene.claimer()
     old = scene.executor(claimer)
-    old.hello(slots=2)
+    old.hello(slots=1)  # fewer than its successor, so that the capacity tells whose they are
     new = scene.executor(claimer, "executor-2")
     claimer.ping()
     told_s = time.monotonic()

@@ -30,6 +30,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.param
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_nothing_is_lost_and_nothing_ends_twice_under_faults_of_every_kind(database: str, tmp_path: Path) -> None:
     code = run.main(["--database", database, "--folder", str(tmp_path / "r"), *SIZE])
