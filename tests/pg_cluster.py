@@ -146,7 +146,7 @@ class PgCluster:
             PostgresMissing: there is no `pg_basebackup` to make it with.
         """
         self.program("pg_basebackup")
-        follower = PgCluster(**self._settings)
+        follower = PgCluster(None, **self._settings)
         follower._copied_from = f"host={self.folder} port={self.port} user={_SUPERUSER} application_name={name}"
         return follower
 
