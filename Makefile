@@ -3,10 +3,11 @@
 # make slow     every test, also those that take long
 # make reloads  a hundred reloads in a row under a stream of tasks, on both databases
 # make systemd  the tests inside a real systemd: in the program that SHIFTBOSS_SYSTEMD_SANDBOX names, or as root in this machine's own
+# make model    every interleaving of two workers, 2,000 runs of the rule machine on each database, and the mutants of the real code
 # make chaos    10,000 faults over a million tasks on each database; goes on where it was interrupted, results in .chaos/
 # make check  what CI runs: lint, types, import contracts, tests
 # Paths are relative and tools run as modules, so any folder name will do.
-.PHONY: demo test slow reloads systemd chaos check lint types contracts bench setup clean
+.PHONY: demo test slow reloads systemd model chaos check lint types contracts bench setup clean
 
 FOLDER ?=
 
@@ -29,6 +30,11 @@ reloads:
 systemd:
 	@sh tools/setup.sh dev
 	.venv/bin/python -m pytest -q -rs $(if $(SHIFTBOSS_SYSTEMD_SANDBOX),tests/acceptance/test_in_systemd.py,tests/systemd)
+
+model:
+	@sh tools/setup.sh dev
+	SHIFTBOSS_MODEL=long .venv/bin/python -m pytest -q -s -n 2 tests/model/test_rules.py tests/model/test_protocol_model.py
+	.venv/bin/python -m tests.model.mutants
 
 chaos:
 	@sh tools/setup.sh dev
