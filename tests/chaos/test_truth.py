@@ -17,6 +17,8 @@ from shiftboss.store.open import open_store
 from tests.acceptance.worker import Worker, until
 from tests.pg_cluster import PgCluster
 
+pytestmark = pytest.mark.slow  # within two heartbeats of half a second: for a machine that does nothing else
+
 BEAT_S = 1.0
 WITHIN_S = 2 * BEAT_S + 2.0  # two heartbeats, and what a busy machine takes to answer
 SECRET = "hunter2canary"
