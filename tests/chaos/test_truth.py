@@ -17,7 +17,7 @@ from shiftboss.store.open import open_store
 from tests.acceptance.worker import Worker, until
 from tests.pg_cluster import PgCluster
 
-pytestmark = pytest.mark.slow  # within two heartbeats of half a second: for a machine that does nothing else
+pytestmark = pytest.mark.slow  # times of a second or two: for a machine that does nothing else
 
 BEAT_S = 1.0
 WITHIN_S = 2 * BEAT_S + 2.0  # two heartbeats, and what a busy machine takes to answer
