@@ -148,10 +148,15 @@ class Service:
     def _read(self) -> None:
         assert self.process.stderr is not None
         for text in self.process.stderr:
+            # A line is written at once, but perhaps in the middle of the stacks that another process is writing.
+            torn, brace, line = text.partition('{"')
             with self._news:
                 try:
-                    self.lines.append({**json.loads(text), "at_s": time.monotonic()})
+                    self.lines.append({**json.loads(brace + line), "at_s": time.monotonic()})
+                    text = torn
                 except ValueError:
+                    pass
+                if text:
                     self.raw.append(text)
                 self._news.notify_all()
         with self._news:
