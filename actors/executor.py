@@ -7,6 +7,7 @@ the next one is told what is held here.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -44,6 +45,7 @@ from shiftboss.model import Ended, Progress
 
 log = logging.getLogger("shiftboss.executor")
 PROGRESS_EVERY_S = 1.0
+THREADS_AGAIN_S = 0.5  # after a thread could not be started
 
 
 class Executor(ProcessActor):
@@ -54,7 +56,7 @@ class Executor(ProcessActor):
         assert process.table_fd is not None
         self._table = Table(process.table_fd)
         board, slots = process.board, int(process.arguments[0].removeprefix("slots="))
-        self._pool = Pool(slots, self._table, lambda: board.worker_id, self._ended, self._on_progress)
+        self._pool = Pool(slots, self._table, lambda: board.worker_id, self._ended, self._on_progress, self._on_short)
         self._outcomes = Outcomes(self._send_outcomes)
         self._claimer: PeerRef[ToExecutor] | None = None
         self._claimer_incarnation = 0
@@ -67,6 +69,7 @@ class Executor(ProcessActor):
         self._wear = Wear(self.settings)
         self._done = 0
         self._tired = False
+        self._short = ""
 
     def begin(self) -> None:
         load_handlers(self.settings)
@@ -88,6 +91,8 @@ class Executor(ProcessActor):
                 self._send_progress()
             case Tick(name="wear"):
                 self._look_for_wear()
+            case Tick(name="threads"):
+                self._find_threads()
             case Stop():
                 self.process.end(0)
             case Drain() | Resume() | Died():
@@ -108,8 +113,21 @@ class Executor(ProcessActor):
         if reason is None:
             self._timer.sooner("wear", LOOK_EVERY_S)
         else:
-            self._tired = True
-            self.process.tell_parent(Tired(reason=reason))
+            self._ask_for_successor(reason)
+
+    def _ask_for_successor(self, reason: str) -> None:
+        self._tired = True
+        self.process.tell_parent(Tired(reason=reason))
+
+    def _find_threads(self) -> None:
+        """For tasks that could not start, and for a claimer that could not be listened to. The limit may be this process's own,
+        so a successor may have more luck; until then what runs goes on: our death would be charged to it."""
+        if self._claimer is None and self._next_link is not None:
+            self._link(self._next_link)
+        linked = self._claimer is not None or self._next_link is None
+        if not (self._pool.refill() and linked) and not self._tired:
+            emit(log, logging.WARNING, Event.EXECUTOR_SHORT_OF_THREADS, self._short, reason=self._short, slots=self._pool.slots)
+            self._ask_for_successor("short of threads")
 
     def _obey(self, order: Any) -> None:
         match order:
@@ -142,17 +160,24 @@ class Executor(ProcessActor):
 
     def _link(self, linked: Linked) -> None:
         """A claimer is there. What the one before has sent is read to its end first, so that nothing is left out of Hello."""
+        if self._next_link is not None and self._next_link is not linked:
+            os.close(self._next_link.socket_fd)  # of one that has come and gone
+        self._next_link = linked
         if self._claimer is not None:
-            self._next_link = linked
             return
-        incarnation = linked.link.incarnation
-        self._claimer_incarnation = incarnation
-        self._claimer = PeerRef[ToExecutor](
-            socket.socket(fileno=linked.socket_fd),
-            ToExecutor,
-            lambda order: self._pass_on(FromPeer("claimer", incarnation, order)),
-            lambda: self._pass_on(LinkDown("claimer", incarnation)),
-        )
+        incarnation, sock = linked.link.incarnation, socket.socket(fileno=linked.socket_fd)
+        try:
+            self._claimer = PeerRef[ToExecutor](
+                sock,
+                ToExecutor,
+                lambda order: self._pass_on(FromPeer("claimer", incarnation, order)),
+                lambda: self._pass_on(LinkDown("claimer", incarnation)),
+            )
+        except (RuntimeError, MemoryError) as error:  # no thread for it; what runs here goes on, and is told later
+            sock.detach()
+            self._on_short(str(error) or type(error).__name__)
+            return
+        self._next_link, self._claimer_incarnation = None, incarnation
         self._claimer.tell(Hello(self._pool.slots, registry.types(), self._held()))
 
     def _pass_on(self, message: FromPeer | LinkDown) -> None:
@@ -163,8 +188,7 @@ class Executor(ProcessActor):
             return
         self._claimer = None
         if self._next_link is not None:
-            linked, self._next_link = self._next_link, None
-            self._link(linked)
+            self._link(self._next_link)
 
     def _held(self) -> list[Held]:
         with self._lock:
@@ -188,6 +212,10 @@ class Executor(ProcessActor):
 
     def _send_outcomes(self, cells: list[int], ended: list[Ended]) -> None:
         self._tell(Finished(cells, ended))
+
+    def _on_short(self, why: str) -> None:
+        self._short = why
+        self._timer.sooner("threads", THREADS_AGAIN_S)
 
     def _on_progress(self, job: Job, percent: float, note: str) -> None:
         claim = job.claim

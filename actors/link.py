@@ -86,7 +86,9 @@ class PeerRef(Generic[Incoming]):
                 data = data[self._send_some(data) :]
             if data:
                 self._waiting.append(data)
-                self._ensure_writer()
+            helped = not data or self._ensure_writer()
+        if not helped:
+            self._write_rest()
 
     def close(self) -> None:
         """Close our end; the reader ends by itself."""
@@ -104,10 +106,16 @@ class PeerRef(Generic[Incoming]):
             self._closed = True
             return len(data)
 
-    def _ensure_writer(self) -> None:
+    def _ensure_writer(self) -> bool:
+        """Whether there is one; at a limit on threads or memory the caller has to write itself, however long that takes."""
         if self._writer is None:
-            self._writer = threading.Thread(target=self._write_rest, name="shiftboss-link-writer", daemon=True)
-            self._writer.start()
+            writer = threading.Thread(target=self._write_rest, name="shiftboss-link-writer", daemon=True)
+            try:
+                writer.start()
+            except (RuntimeError, MemoryError):
+                return False
+            self._writer = writer
+        return True
 
     def _write_rest(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """Runs attempts: sync handlers in threads, async ones on one uvloop loop; together never more than there are slots.
 
 Tasks start in the order in which they came. A thread that has finished one takes the next at once; other threads are
-woken only for work that would otherwise wait.
+woken only for work that would otherwise wait. When there is no thread to be had, tasks wait for those that there are.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Pool:
     Args:
         on_ended: called with (cell, outcome) in the thread that ran the attempt; must be quick and thread-safe.
         on_progress: called with (job, percent, note), likewise.
+        on_short: called with the reason when a task waits for want of a thread, with the pool's lock held; likewise. Whoever
+            hears it calls `refill` later: perhaps nothing runs whose end would try again.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class Pool:
         worker_id: Callable[[], str],
         on_ended: Callable[[int, Ended], None],
         on_progress: Callable[[Job, float, str], None],
+        on_short: Callable[[str], None],
     ) -> None:
         self.slots = slots
         self._table, self._worker_id, self._on_ended, self._on_progress = table, worker_id, on_ended, on_progress
+        self._on_short = on_short
         self._lock = threading.Lock()
         self._ready: deque[Job] = deque()
         self._running: dict[int, Job] = {}
@@ -75,6 +79,11 @@ class Pool:
         with self._lock:
             self._ready.extend(jobs)
             self._fill()
+
+    def refill(self) -> bool:
+        """Try again to start what waits; whether none of it waits for a thread any more."""
+        with self._lock:
+            return self._fill()
 
     def take_back(self, cells: set[int] | None) -> list[Job]:
         """Remove what has not started, all of it or those of `cells`; returns what was removed."""
@@ -127,18 +136,28 @@ class Pool:
 
     # ---- slots; everything down to the next heading is called with the lock held
 
-    def _fill(self) -> None:
-        """Start what waits while slots are free."""
+    def _fill(self) -> bool:
+        """Start what waits while slots are free. False: there was no thread for the first of it, so all of it waits on."""
         starting: list[Job] = []
-        while self._ready and len(self._running) < self.slots:
+        short = ""
+        while self._ready and len(self._running) < self.slots and not short:
             job = self._ready.popleft()
             self._running[job.cell] = job
-            if job.task.is_async:
-                starting.append(job)
-            else:
-                self._hand_to_thread(job)
+            try:
+                if job.task.is_async:
+                    self._ensure_loop()
+                    starting.append(job)
+                else:
+                    self._hand_to_thread(job)
+            except (RuntimeError, MemoryError) as error:  # at a limit on threads or memory; it has not begun, and may wait
+                del self._running[job.cell]
+                self._ready.appendleft(job)
+                short = str(error) or type(error).__name__
         if starting:
             self._ensure_loop().call_soon_threadsafe(self._start_async, starting)
+        if short:
+            self._on_short(short)
+        return not short
 
     def _hand_to_thread(self, job: Job) -> None:
         if self._idle:
@@ -161,8 +180,13 @@ class Pool:
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
-            self._loop = uvloop.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="shiftboss-async-slots", daemon=True).start()
+            loop = uvloop.new_event_loop()
+            try:
+                threading.Thread(target=loop.run_forever, name="shiftboss-async-slots", daemon=True).start()
+            except BaseException:
+                loop.close()
+                raise
+            self._loop = loop
         return self._loop
 
     # ---- running

@@ -48,6 +48,7 @@ class Event(StrEnum):
     ACTOR_REPLACED = "actor.replaced"
     ACTOR_STACKS = "actor.stacks"
     ACTOR_RELOADED = "actor.reloaded"
+    EXECUTOR_SHORT_OF_THREADS = "executor.short_of_threads"
     ATTEMPTS_LOST = "attempts.lost"
     POOL_PROBED = "pool.probed"
     POOL_RESUMED = "pool.resumed"

@@ -64,3 +64,16 @@ _HOGGED: list[bytes] = []
 def hog(mib: int) -> None:
     """Keep so much memory for good."""
     _HOGGED.append(os.urandom(mib * 1024 * 1024))
+
+
+@task(type="test:refuse_threads")
+def refuse_threads(name: str, until: str) -> None:
+    """From now on no thread of this name can be started here, until there is such a file."""
+    start = threading.Thread.start
+
+    def start_some(thread: threading.Thread) -> None:
+        if thread.name == name and not os.path.exists(until):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = start_some  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ from fake_peers import FakeClaimer
 from process_harness import ActorProcess
 
 from shiftboss import control
-from shiftboss.actors.messages import CancelAll, CancelAttempt, Finished, ProgressMade, Recall, Returned, Stopping
+from shiftboss.actors.messages import CancelAll, CancelAttempt, Finished, Hello, ProgressMade, Recall, Returned, Stopping
 from shiftboss.actors.table import Table
 from shiftboss.config import Settings
 from shiftboss.model import Claim, Outcome
 
 HERE = Path(__file__).parent
+ROOM_BYTES = 4 * 1024 * 1024  # for small things; half of a thread's stack
 
 
 class Running:
@@ -175,6 +177,40 @@ def test_the_latest_progress_is_told_in_batches(running: Running) -> None:
     told = running.claimer.heard.wait_type(ProgressMade)
     assert [one.task_id for one in told.progress] == [claim.task_id]
     assert len(running.claimer.heard.of(ProgressMade)) == 1
+
+
+def test_at_a_limit_on_memory_for_threads_nobody_is_charged_and_a_successor_is_asked_for(running: Running) -> None:
+    """As when a neighbour in its process, or a limit on the service, leaves no room for another thread's stack."""
+    pid, first, others = running.process.process.pid, claim_of("test:wait"), [claim_of("test:wait") for _ in range(3)]
+    running.start(first)
+    used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.prlimit(pid, resource.RLIMIT_AS, (used + ROOM_BYTES, resource.RLIM_INFINITY))
+    running.claimer.execute(*others, first_cell=1)
+    running.process.wait_log("executor.short_of_threads")
+    assert running.process.said.wait_type(control.Tired).reason == "short of threads"
+    assert [cell.task_id for cell in running.table.started()] == [first.task_id], "what has no thread has not begun"
+    running.claimer.ref.tell(Recall([3]))
+    assert running.claimer.heard.wait_type(Returned) == Returned([3]), "a retirement takes it elsewhere"
+    resource.prlimit(pid, resource.RLIMIT_AS, limits)
+    eventually(lambda: len(list(running.table.started())) == 2, "it starts as soon as there is a thread")
+    running.claimer.ref.tell(CancelAll("stop"))
+    for claim in (first, others[0]):
+        assert "asked to stop" in str(running.claimer.outcome(claim).error)
+
+
+def test_a_new_claimer_is_heard_as_soon_as_there_is_a_thread_for_it(running: Running, tmp_path: Path) -> None:
+    claim, until = claim_of("test:wait"), tmp_path / "threads"
+    running.start(claim)
+    refusal = claim_of("test:refuse_threads", args=json.dumps({"name": "shiftboss-link-reader", "until": str(until)}))
+    running.claimer.execute(refusal, first_cell=1)
+    running.claimer.outcome(refusal)
+    running.claimer.close()
+    running.claimer = FakeClaimer(running.process, incarnation=2)
+    running.process.wait_log("executor.short_of_threads")
+    assert not running.claimer.heard.of(Hello)
+    until.touch()
+    held = {held.claim.task_id: held.ended for held in running.claimer.hello().held}
+    assert held.keys() == {claim.task_id, refusal.task_id} and held[claim.task_id] is None, "it runs on"
 
 
 def test_stop_ends_it_at_once_with_zero(running: Running) -> None:

@@ -6,7 +6,7 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
@@ -153,6 +153,22 @@ def test_a_peer_that_does_not_read_holds_up_nobody_and_loses_nothing(pair: Pair)
     while len(came) < len(sent):
         came += [decoder.decode(body) for body in reader.feed(pair.raw.recv(65_536))]
     assert came == sent
+
+
+def test_without_a_thread_to_write_the_sender_waits_and_nothing_is_lost(
+    refs: tuple[Side, Side], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread, really: Callable[[threading.Thread], None] = threading.Thread.start) -> None:
+        if thread.name == "shiftboss-link-writer":
+            raise RuntimeError("can't start new thread")
+        really(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    claimer, executor = refs
+    sent = [Recall([number] * 100_000) for number in range(100)]
+    for message in sent:
+        claimer.ref.tell(message)
+    assert [executor.next() for _ in sent] == sent
 
 
 def test_messages_told_while_a_jam_dissolves_do_not_overtake(refs: tuple[Side, Side]) -> None:

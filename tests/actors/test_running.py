@@ -75,7 +75,10 @@ class Slots:
         self.table = Table(table_memory(CELLS))
         self.ended: queue.Queue[tuple[int, Ended]] = queue.Queue()
         self.progress: queue.Queue[tuple[int, float, str]] = queue.Queue()
-        self.pool = Pool(slots, self.table, lambda: "worker-1", lambda *end: self.ended.put(end), self._on_progress)
+        self.short: list[str] = []
+        self.pool = Pool(
+            slots, self.table, lambda: "worker-1", lambda *end: self.ended.put(end), self._on_progress, self.short.append
+        )
         self.gate = Gate()
 
     def _on_progress(self, job: Job, percent: float, note: str) -> None:
@@ -288,6 +291,75 @@ def test_only_what_has_not_started_is_taken_back_and_never_runs() -> None:
     slots.outcome(0)
     slots.wait_free()
     assert slots.ended.empty() and slots.gate.entered.empty()
+
+
+# ---- no thread to be had
+
+
+class Threads:
+    """Stands between the code and the threads it starts: while it is `over`, there are no more for slots."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        self.over = False
+        self.refused = 0
+        self._names = names
+        self._start = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: self._start_some(thread))
+
+    def _start_some(self, thread: threading.Thread) -> None:
+        if self.over and thread.name in self._names:
+            self.refused += 1
+            raise RuntimeError("can't start new thread")  # word for word what Python says at a limit
+        self._start(thread)
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Threads:
+    return Threads(monkeypatch, "shiftboss-slot", "shiftboss-async-slots")
+
+
+def test_without_another_thread_tasks_wait_for_those_that_there_are_in_their_order(threads: Threads) -> None:
+    slots = Slots(3)
+    slots.pool.submit([slots.gated(0)])
+    assert slots.gate.next() == 0
+    threads.over = True
+    slots.pool.submit([slots.gated(number) for number in range(1, 4)])
+    assert threads.refused == 1 and slots.short == ["can't start new thread"]
+    assert slots.running() == {0}, "none of them has begun, and none of them holds a slot"
+    slots.gate.open(0, 1, 2, 3)
+    assert [slots.outcome(number).outcome for number in range(4)] == [Outcome.SUCCESS] * 4
+    slots.wait_free()
+
+
+@KINDS
+def test_what_waits_for_a_thread_can_be_taken_back_and_starts_as_soon_as_there_is_one(threads: Threads, is_async: bool) -> None:
+    slots = Slots(2)
+    threads.over = True
+    slots.pool.submit([slots.gated(number, is_async) for number in range(3)])
+    assert [job.cell for job in slots.pool.take_back({1})] == [1]
+    assert not slots.pool.refill()
+    threads.over = False
+    assert slots.pool.refill()
+    assert {slots.gate.next(), slots.gate.next()} == {0, 2}
+    slots.gate.open(0, 2)
+    assert {slots.ended.get(timeout=PATIENCE_S)[0] for _ in range(2)} == {0, 2}
+    slots.wait_free()
+
+
+def test_an_attempt_that_ends_without_a_thread_for_what_follows_still_ends(threads: Threads) -> None:
+    """Its own thread looks for the next task, and must not die of finding no other."""
+    slots = Slots(2)
+    slots.pool.submit([slots.gated(0, is_async=True)])
+    slots.gate.next()
+    threads.over = True
+    slots.pool.submit([slots.gated(1), slots.gated(2, is_async=True)])
+    slots.gate.open(0, 1, 2)
+    slots.outcome(0)
+    eventually(lambda: threads.refused == 2, "its end has tried again")
+    threads.over = False
+    assert slots.pool.refill()
+    assert {slots.ended.get(timeout=PATIENCE_S)[0] for _ in range(2)} == {1, 2}
+    slots.wait_free()
 
 
 # ---- asking to stop
