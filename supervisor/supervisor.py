@@ -38,6 +38,7 @@ from shiftboss.supervisor.timers import Timers
 from shiftboss.supervisor.tree import Tree
 
 _LATE_S: Final = 1.0  # a loop this late proves nothing about its children
+_BROKEN: Final = 1  # Python's own exit code after an exception that nobody catches
 _ORPHANS_S: Final = 2.0
 _FLUSH_LOG_S: Final = 1.0
 _LAST_WORDS_S: Final = 0.5  # for programs that wait for the end
@@ -116,7 +117,8 @@ class Supervisor:
 
         Returns:
             The exit code: 0 after a stop that was asked for, 70 when it gave up, 130 after a third SIGINT,
-            64, 75 or 78 when a critical child ended with it before the service was ready.
+            64, 75 or 78 when a critical child ended with it before the service was ready. What else goes wrong in
+            here is raised, once all processes are gone and whoever waits for the end has been told.
         """
         started_s = self._clock.monotonic_s()
         with SignalQueue() as signals:
@@ -127,7 +129,7 @@ class Supervisor:
             finally:
                 self._tree.end_all()
                 orphans.kill_remaining(_ORPHANS_S, self._clock, self._log)
-                exit_code = self._shutdown.exit_code or 0
+                exit_code = (self._shutdown.exit_code or 0) if self._shutdown.finished else _BROKEN
                 for asker in self._doors.waiting_for_the_end:
                     asker.done(exit_code == 0, f"stopped, exit code {exit_code}")
                 self._commands.close(_LAST_WORDS_S)

@@ -12,6 +12,8 @@ from typing import Any
 from shiftboss.errors import ConfigError
 from shiftboss.supervisor import Blueprint, ChildSpec, Reloadable, Restart, Supervisor, SupervisorSettings
 
+BROKEN_WHEN = os.environ.get("BROKEN_WHEN", "")
+
 
 class JsonLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
@@ -43,6 +45,13 @@ def applied(settings: bytes) -> None:
     logging.getLogger("service").info("applied", extra={"fields": {"version": json.loads(settings)["version"]}})
 
 
+def flush_log() -> bool:
+    """Fails in the supervisor's own loop once the file is there, as code does that has an error."""
+    if BROKEN_WHEN and Path(BROKEN_WHEN).exists():
+        raise RuntimeError("broken on purpose")
+    return True
+
+
 def main() -> int:
     specs_json, settings_json, check_json, control_path = sys.argv[1:]
     logging.basicConfig(level=logging.DEBUG, handlers=[JsonLines()])
@@ -51,6 +60,7 @@ def main() -> int:
         SupervisorSettings(**json.loads(settings_json)),
         reloadable=Reloadable(b"{}", spec(json.loads(check_json)), understand, applied) if check_json else None,
         control_path=Path(control_path) if control_path else None,
+        flush_log=flush_log,
     )
     return supervisor.run()
 

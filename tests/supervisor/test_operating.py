@@ -136,6 +136,18 @@ def test_a_service_that_gives_up_meanwhile_says_so_to_those_who_wait_for_its_sto
         assert asked.done()["ok"] is (running.process.returncode == 0)
 
 
+def test_who_waits_for_the_end_is_told_when_it_comes_by_an_error(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    with service(tmp_path, "--stop", "drain:3600", env={"BROKEN_WHEN": str(broken)}, shutdown_timeout_s=60.0) as running:
+        running.wait_ready()
+        stopping = running.command("stop")
+        running.wait_for(said="stop", child="claimer")
+        broken.touch()
+        running.send(signal.SIGTERM)  # a turn of its loop
+        assert (stopping.done()["ok"], stopping.done()["text"]) == (False, "stopped, exit code 1")
+        assert running.wait_exit() == 1
+
+
 # ---- dump
 
 
