@@ -30,6 +30,8 @@ IDLE_TIMEOUT_S: Final = 15.0
 _GRACE_S: Final = 5.0
 _PREPARE_THRESHOLD: Final = 5
 _CHECK_INTERVAL: Final = "SELECT set_config('client_connection_check_interval', '5s', false)"
+# A statement of its own is a transaction of its own, by whatever isolation the database's owner has made the default.
+_ISOLATION: Final = "SELECT set_config('default_transaction_isolation', 'read committed', false)"
 # The server notices that we have vanished, as we do of it (see dsn.py). By itself it asks after two hours, or sends an answer
 # again for a quarter of one; and a client that was cut off in the middle of a pipeline leaves its transaction open with all its
 # locks meanwhile: to the server it is not idle.
@@ -44,6 +46,8 @@ class BoundedConnection(psycopg.Connection[Row]):
 
     patience_s: float = STATEMENT_TIMEOUT_S + _GRACE_S
     pipelined: psycopg.Pipeline | None = None
+    bounded: bool = False  # the deadlines stand in the session: not behind a pooler, where the next transaction is another's
+    pinned: bool = False  # and so do the plans of the hot path
 
     def wait(self, gen: pg_abc.PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         try:
@@ -135,15 +139,23 @@ class Link:
 
     def rows(self, query: str, params: Params | None = None, *, pinned: bool = False) -> list[Row]:
         """The rows of one query in a transaction of its own."""
-        with self.transaction(pinned=pinned) as connection:
-            cursor = connection.execute(queries()[query], params or {}, prepare=None if pinned else False)
-        return cursor.fetchall()
+        return self._alone(query, params or {}, pinned, prepare=None if pinned else False).fetchall()
 
-    def changed(self, query: str, params: Params) -> int:
+    def changed(self, query: str, params: Params, *, pinned: bool = False) -> int:
         """How many rows one statement changed, in a transaction of its own."""
-        with self.transaction() as connection:
-            cursor = connection.execute(queries()[query], params)
-        return cursor.rowcount
+        return self._alone(query, params, pinned, prepare=None).rowcount
+
+    def _alone(self, query: str, params: Params, pinned: bool, *, prepare: bool | None) -> psycopg.Cursor[Row]:
+        """One statement. Where the session has its deadlines and plans it is all that the server hears: an idle worker
+        looks into the database every second, for as long as it lives."""
+        with self.connected() as connection:
+            if pinned and connection.bounded and not connection.pinned:  # by a claimer, which goes on like this
+                bounds(connection, pinned=True, here_only=False)
+                connection.pinned = True
+            if connection.bounded and connection.pinned == pinned:
+                return connection.execute(queries()[query], params, prepare=prepare)
+        with self.transaction(pinned=pinned) as connection:
+            return connection.execute(queries()[query], params, prepare=prepare)
 
     def _open(self) -> BoundedConnection:
         connection = self._connection
@@ -156,6 +168,9 @@ class Link:
                 # Before version 14, or not on Linux: works without.
                 with suppress(psycopg.errors.InvalidParameterValue, psycopg.errors.UndefinedObject):
                     connection.execute(_CHECK_INTERVAL)
+                connection.execute(_ISOLATION)
+                bounds(connection, here_only=False)
+                connection.bounded = True
         connection.patience_s = STATEMENT_TIMEOUT_S + _GRACE_S
         return connection
 
@@ -208,10 +223,21 @@ def bounds(
     pinned: bool = False,
     statement_timeout_s: float = STATEMENT_TIMEOUT_S,
     lock_timeout_s: float = LOCK_TIMEOUT_S,
+    here_only: bool = True,
 ) -> None:
-    """Set the deadlines of the open transaction, and the plans of the hot path when `pinned`."""
+    """Set the deadlines of the open transaction, and the plans of the hot path when `pinned`.
+
+    Args:
+        here_only: `False`: of the session, outside a transaction.
+    """
+    query = "pinned_bounds" if pinned else "unpinned_bounds" if connection.pinned else "bounds"
     timeouts = {"statement_timeout": statement_timeout_s, "lock_timeout": lock_timeout_s, "idle_timeout": IDLE_TIMEOUT_S}
-    run(connection, "pinned_bounds" if pinned else "bounds", {name: f"{s * 1000:.0f}" for name, s in timeouts.items()})
+    run(connection, query, {**{name: f"{s * 1000:.0f}" for name, s in timeouts.items()}, "here_only": here_only})
+
+
+def lift_bounds(connection: BoundedConnection) -> None:
+    """The open transaction takes as long as it takes, or as the database's owner allows."""
+    run(connection, "lift_bounds", {})
 
 
 def run(connection: BoundedConnection, query: str, params: Params) -> psycopg.Cursor[Row]:

@@ -11,7 +11,7 @@ from typing import Final
 from shiftboss.errors import SchemaError
 from shiftboss.store.base import MigrationPlan
 from shiftboss.store.postgres.errors import MIGRATE
-from shiftboss.store.postgres.link import BoundedConnection, Link, run
+from shiftboss.store.postgres.link import BoundedConnection, Link, lift_bounds, run
 from shiftboss.store.postgres.upkeep import DAYS_AHEAD
 
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
@@ -53,6 +53,7 @@ def migrate(link: Link) -> MigrationPlan:
     """Apply what is missing and prepare the coming days; many may call it at once, one does it, the others wait."""
     with link.connected() as connection, connection.transaction():
         connection.patience_s = _PATIENCE_S
+        lift_bounds(connection)
         run(connection, "lock_migrations", {})
         applied = _applied(connection)
         if not applied:  # whoever may not create tables can still find that there is nothing to do

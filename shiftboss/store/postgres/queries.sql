@@ -5,22 +5,39 @@
 
 -- name: bounds
 -- For every transaction: nothing of ours waits for ever, and a client that froze in the middle frees its locks.
--- Set locally, so it holds behind a transaction pooler too.
-SELECT set_config('statement_timeout', :statement_timeout, true),
-       set_config('lock_timeout', :lock_timeout, true),
-       set_config('idle_in_transaction_session_timeout', :idle_timeout, true);
+-- Set for the session once. Behind a transaction pooler set locally, with every transaction (:here_only).
+SELECT set_config('statement_timeout', :statement_timeout, CAST(:here_only AS boolean)),
+       set_config('lock_timeout', :lock_timeout, CAST(:here_only AS boolean)),
+       set_config('idle_in_transaction_session_timeout', :idle_timeout, CAST(:here_only AS boolean));
 
 -- name: pinned_bounds
 -- For the hot path: one plan, by index, whatever ANALYZE saw last (an empty queue, usually).
-SELECT set_config('statement_timeout', :statement_timeout, true),
-       set_config('lock_timeout', :lock_timeout, true),
-       set_config('idle_in_transaction_session_timeout', :idle_timeout, true),
-       set_config('plan_cache_mode', 'force_generic_plan', true),
-       set_config('enable_seqscan', 'off', true),
-       set_config('enable_bitmapscan', 'off', true),
-       set_config('enable_hashjoin', 'off', true),
-       set_config('enable_mergejoin', 'off', true),
-       set_config('jit', 'off', true);
+SELECT set_config('statement_timeout', :statement_timeout, CAST(:here_only AS boolean)),
+       set_config('lock_timeout', :lock_timeout, CAST(:here_only AS boolean)),
+       set_config('idle_in_transaction_session_timeout', :idle_timeout, CAST(:here_only AS boolean)),
+       set_config('plan_cache_mode', 'force_generic_plan', CAST(:here_only AS boolean)),
+       set_config('enable_seqscan', 'off', CAST(:here_only AS boolean)),
+       set_config('enable_bitmapscan', 'off', CAST(:here_only AS boolean)),
+       set_config('enable_hashjoin', 'off', CAST(:here_only AS boolean)),
+       set_config('enable_mergejoin', 'off', CAST(:here_only AS boolean)),
+       set_config('jit', 'off', CAST(:here_only AS boolean));
+
+-- name: unpinned_bounds
+-- For a transaction in a session that is pinned: plans as ever.
+SELECT set_config('statement_timeout', :statement_timeout, CAST(:here_only AS boolean)),
+       set_config('lock_timeout', :lock_timeout, CAST(:here_only AS boolean)),
+       set_config('idle_in_transaction_session_timeout', :idle_timeout, CAST(:here_only AS boolean)),
+       set_config('plan_cache_mode', NULL, CAST(:here_only AS boolean)),
+       set_config('enable_seqscan', NULL, CAST(:here_only AS boolean)),
+       set_config('enable_bitmapscan', NULL, CAST(:here_only AS boolean)),
+       set_config('enable_hashjoin', NULL, CAST(:here_only AS boolean)),
+       set_config('enable_mergejoin', NULL, CAST(:here_only AS boolean)),
+       set_config('jit', NULL, CAST(:here_only AS boolean));
+
+-- name: lift_bounds
+SELECT set_config('statement_timeout', NULL, true),
+       set_config('lock_timeout', NULL, true),
+       set_config('idle_in_transaction_session_timeout', NULL, true);
 
 -- name: now
 SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp());
@@ -460,6 +477,16 @@ WHERE name = 'main' AND worker_id = :worker_id AND term = :term
 -- FOR SHARE: whoever takes the lead over has to wait for this transaction. A plain read would let both write.
 SELECT true FROM leader WHERE name = 'main' AND worker_id = :worker_id AND term = :term
   AND expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp()) FOR SHARE;
+
+-- name: look_for_dead
+-- Whether there is anything to recover, and when the next worker expires: one statement, since it is asked every few seconds
+-- for ever and the answer is no. Nothing when the term is not ours. Only for those that then look again, with the term held.
+SELECT EXISTS (SELECT 1 FROM workers WHERE last_heartbeat > clock.at OR last_heartbeat + make_interval(secs => timeout_s) <= clock.at)
+    OR EXISTS (SELECT 1 FROM tasks t WHERE t.status IN ('claimed', 'running')
+               AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = t.worker_id)),
+  (SELECT CAST(extract(epoch FROM min(last_heartbeat + make_interval(secs => timeout_s)) - clock.at) AS double precision) FROM workers)
+FROM (SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp()) AS at) clock CROSS JOIN leader l
+WHERE l.name = 'main' AND l.worker_id = :worker_id AND l.term = :term AND l.expires_at > clock.at;
 
 -- name: pull_back_heartbeats
 -- A database clock that was set back would keep the dead alive for as long: from now on they have one timeout.

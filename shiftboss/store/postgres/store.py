@@ -120,17 +120,18 @@ class PostgresStore:
         return exchange(self._link, request, self._now())
 
     def owned(self, worker_id: str) -> list[Owned]:
-        found = self._link.rows("owned", {"worker_id": worker_id})
+        found = self._link.rows("owned", {"worker_id": worker_id}, pinned=True)
         return [
             Owned(task_id=task_id, fence=fence, status=TaskState(status), cancel_requested=asked)
             for task_id, fence, status, asked in found
         ]
 
     def cancel_requests(self, worker_id: str) -> list[Lease]:
-        return [Lease(task_id, fence) for task_id, fence in self._link.rows("cancel_requests", {"worker_id": worker_id})]
+        found = self._link.rows("cancel_requests", {"worker_id": worker_id}, pinned=True)
+        return [Lease(task_id, fence) for task_id, fence in found]
 
     def set_sleeping(self, worker_id: str, sleeping: bool) -> None:
-        self._link.changed("set_sleeping", {"worker_id": worker_id, "sleeping": sleeping})
+        self._link.changed("set_sleeping", {"worker_id": worker_id, "sleeping": sleeping}, pinned=True)
 
     def listener(self, worker_id: str) -> PostgresListener:  # noqa: ARG002  every worker hears the one channel
         return PostgresListener(self._link.address)

@@ -60,6 +60,13 @@ class Upkeep:
     # ---- the dead
 
     def recover(self, lease: LeaderLease, limit: int, now: datetime | None) -> Recovered:
+        found = self._link.rows("look_for_dead", _holder(lease, now))
+        if not found:
+            return Recovered()  # the lead is not ours
+        ((anything, next_in_s),) = found
+        return self._recover(lease, limit, now) if anything else Recovered(workers=[], next_in_s=next_in_s)
+
+    def _recover(self, lease: LeaderLease, limit: int, now: datetime | None) -> Recovered:
         with self._link.connected() as connection, connection.transaction():
             bounds(connection)
             if not self._holds(connection, lease, now):
