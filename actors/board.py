@@ -17,6 +17,7 @@ from shiftboss import control
 _IDENTITY: Final = struct.Struct("=H200s")
 _IDENTITIES_AT: Final = (8, 256)
 _FIGURES_AT: Final = 512
+_FILE_AT: Final = 1024
 _FIGURES: Final = {"capacity": 0, "active": 1, "beat_s": 2, "claimer_s": 3, "beat_away_s": 4, "claimer_away_s": 5}
 
 
@@ -29,6 +30,8 @@ class Board:
         # Items of a view are stored at once; struct writes zeros first and then bytes, and readers do see them.
         self._writes = memoryview(self._memory)[:8].cast("Q")
         self._figures = memoryview(self._memory)[_FIGURES_AT : _FIGURES_AT + 8 * len(_FIGURES)].cast("d")
+
+        self._file = memoryview(self._memory)[_FILE_AT : _FILE_AT + 24].cast("Q")  # device, inode, 1 when they are there
 
     def process_groups(self) -> list[int]:
         """Of all actors of this service, as the supervisor has noted them."""
@@ -48,6 +51,18 @@ class Board:
         text, writes = value.encode(), self._writes[0] + 1
         _IDENTITY.pack_into(self._memory, _IDENTITIES_AT[writes % 2], len(text), text)
         self._writes[0] = writes
+
+    @property
+    def database_file(self) -> tuple[int, int] | None:
+        """Which SQLite file this service works on, (device, inode), as its first heartbeat has found it, before anybody else
+        starts; `None` before, and on PostgreSQL."""
+        return (self._file[0], self._file[1]) if self._file[2] else None
+
+    @database_file.setter
+    def database_file(self, value: tuple[int, int] | None) -> None:
+        if value is not None:
+            self._file[0], self._file[1] = value
+        self._file[2] = value is not None
 
     def set(self, figure: str, value: float) -> None:
         """Write a figure: `capacity` and `active` in slots, `beat_s`, `claimer_s` (monotonic seconds of the last success),

@@ -85,7 +85,10 @@ class Claimer(ProcessActor):
 
     def begin(self) -> None:
         self._store: Store = open_store(
-            self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
+            self.settings.database_url,
+            application_name=f"shiftboss {self.process.name}",
+            create=False,
+            memory=self.process.board,
         )
         self._sweeps = Sweeps(self._store, self._roster, self._outbox, self._watcher, self._board)
         Doorbell.start(self._store.listener, self.actor_ref, self._board)

@@ -164,7 +164,10 @@ class Gateway(ProcessActor):
         try:
             if self._store is None:
                 self._store = open_store(
-                    self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
+                    self.settings.database_url,
+                    application_name=f"shiftboss {self.process.name}",
+                    create=False,
+                    memory=self.process.board,
                 )
             self._counters = self._store.counters(self.process.board.worker_id)
             if time.monotonic() - self._counted_s > COUNTS_FRESH_S:

@@ -47,6 +47,7 @@ class Heartbeat(ProcessActor):
                 self.settings.database_url,
                 application_name=f"shiftboss {self.process.name}",
                 create=not self.process.board.worker_id,  # one of ours had it already: if it is gone now, it is not made anew
+                memory=self.process.board,
             )
         except StoreError as error:
             self._cannot_work(error)

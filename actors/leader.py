@@ -41,7 +41,10 @@ class Leader(ProcessActor):
 
     def begin(self) -> None:
         self._store: Store = open_store(
-            self.settings.database_url, application_name=f"shiftboss {self.process.name}", create=False
+            self.settings.database_url,
+            application_name=f"shiftboss {self.process.name}",
+            create=False,
+            memory=self.process.board,
         )
         for name in ("lead", "recover", "prune"):
             self._timer.after(name, 0.0)

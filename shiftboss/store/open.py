@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from shiftboss.clock import Clock
 from shiftboss.errors import StoreError
 from shiftboss.store.base import Store
 
+if TYPE_CHECKING:
+    from shiftboss.store.sqlite.files import Memory
+
 
 def open_store(
-    database_url: str, *, clock: Clock | None = None, application_name: str = "shiftboss", create: bool = True
+    database_url: str,
+    *,
+    clock: Clock | None = None,
+    application_name: str = "shiftboss",
+    create: bool = True,
+    memory: Memory | None = None,
 ) -> Store:
     """Open `sqlite:///file.db` or `postgresql://…`.
 
@@ -17,6 +27,7 @@ def open_store(
         application_name: how a PostgreSQL server lists our connections.
         create: make a SQLite file where there is none. Without it nothing is looked at before the first call, which raises
             `StoreUnavailable` while the file is not there.
+        memory: where those who have to work on one and the same SQLite file keep which one that is.
 
     Raises:
         StoreError: an unknown kind of URL, or one that means nothing to its database.
@@ -26,7 +37,7 @@ def open_store(
     if scheme == "sqlite":
         from shiftboss.store.sqlite.store import open_sqlite
 
-        return open_sqlite(database_url, clock, create=create)
+        return open_sqlite(database_url, clock, create=create, memory=memory)
     if scheme in ("postgresql", "postgres"):
         from shiftboss.store.postgres.store import open_postgres
 

@@ -222,3 +222,12 @@ def test_nothing_on_the_board_overlaps(board_fd: int) -> None:
 def test_cells_are_as_wide_as_the_layout_says() -> None:
     fd = memory(CELL_BYTES * 2 + CELL_BYTES // 2)
     assert Table(fd).cells == 2, "half a cell is none"
+
+
+def test_the_file_of_the_database_is_known_to_all_once_it_is_noted(board_fd: int) -> None:
+    board, other = Board(os.dup(board_fd)), Board(os.dup(board_fd))
+    assert board.database_file is None
+    board.database_file = (1 << 40, (1 << 63) + 1)
+    assert other.database_file == (1 << 40, (1 << 63) + 1)
+    assert other.worker_id == "" and other.get("claimer_away_s") == 0.0 and other.process_groups() == []
+    os.close(board_fd)

@@ -139,6 +139,40 @@ def test_a_file_replaced_or_deleted_while_open_is_not_written_to(only: SqliteSto
     assert path.exists() == (act == "replaced")  # never made anew behind the operator's back
 
 
+class Remembered:
+    """What the processes of a service know together."""
+
+    database_file: tuple[int, int] | None = None
+
+
+@pytest.mark.parametrize("log", ["with its log", "without"])
+def test_who_starts_later_takes_no_other_file_for_that_of_its_service(only: SqliteStore, path: Path, log: str) -> None:
+    memory = Remembered()
+    first = open_sqlite(path, memory=memory)
+    put(first)
+    other = path.with_name("other.db")
+    with contextlib.closing(open_sqlite(other)) as store:
+        store.migrate()
+    before = {name: Path(f"{path}{name}").read_bytes() for name in ("", "-wal") if Path(f"{path}{name}").exists()}
+    path.rename(path.with_suffix(".aside"))
+    other.rename(path)
+    if log == "without":
+        Path(f"{path}-wal").unlink()
+    replaced, kept = path.read_bytes(), Path(f"{path}-wal")
+    second = open_sqlite(path, memory=memory, create=False)
+    for _ in range(2):
+        with pytest.raises(StoreCorrupt, match="deleted or replaced"):
+            second.counts()
+    assert path.read_bytes() == replaced
+    assert not kept.exists() if log == "without" else kept.read_bytes() == before["-wal"]
+    path.rename(other)
+    path.with_suffix(".aside").rename(path)
+    if log == "with its log":
+        assert second.counts().pending == first.counts().pending != {}
+    for store in (first, second):
+        store.close()
+
+
 def test_a_network_file_system_is_refused(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     assert files.file_system_type(Path("/proc")) == 0x9FA0
     monkeypatch.setattr(files, "file_system_type", lambda _folder: 0x6969)

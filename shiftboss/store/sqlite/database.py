@@ -21,8 +21,9 @@ _OLDEST_SQLITE: Final = (3, 37, 0)
 class Database:
     """A file and our connection to it, which is made when first needed and made anew after a failure."""
 
-    def __init__(self, path: Path, lock_wait_s: float = LOCK_WAIT_S) -> None:
+    def __init__(self, path: Path, lock_wait_s: float = LOCK_WAIT_S, memory: files.Memory | None = None) -> None:
         self.path = path
+        self._memory = memory
         self._lock = WriteLock(files.beside(path, ".lock"), lock_wait_s)
         self._connection: sqlite3.Connection | None = None
         self._identity: files.Identity | None = None
@@ -93,17 +94,32 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         files.check_present(self.path)
+        expected = self._identity or self._remembered()
+        if expected is not None:
+            files.check_identity(self.path, expected)
         # Never made by SQLite: where the file has just been moved away, an empty one must not take its place.
         address = f"{self.path.as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
+            if expected is not None:
+                files.check_identity(self.path, expected)  # still: nothing has been read of it yet
             for statement in SQL["open_connection"].splitlines():
                 connection.execute(statement)
-            self._identity = self._identity or files.identify(self.path)
+            self._identity = expected or self._remember()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _remembered(self) -> files.Identity | None:
+        known = self._memory.database_file if self._memory is not None else None
+        return files.Identity(*known) if known is not None else None
+
+    def _remember(self) -> files.Identity | None:
+        identity = files.identify(self.path)
+        if self._memory is not None and identity is not None:
+            self._memory.database_file = identity
+        return identity
 
     def open(self) -> None:
         """Make the file if there is none, and switch it to WAL. Safe when many processes do so at once.

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from shiftboss.errors import StoreCorrupt, StoreError, StoreUnavailable
@@ -38,6 +38,16 @@ class Identity(NamedTuple):
 
     device: int
     inode: int
+
+
+class Memory(Protocol):
+    """Where the processes of one service keep which file they work on, as (device, inode); `None` until the first has opened it.
+
+    A process that starts later must not take another file in its place for theirs: SQLite would read it together with the
+    log (-wal) of the one before.
+    """
+
+    database_file: tuple[int, int] | None
 
 
 def parse_url(url_or_path: str | Path) -> Path:

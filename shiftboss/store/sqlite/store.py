@@ -38,7 +38,12 @@ from shiftboss.store.sqlite.views import attempt_view, rows_of, task_view, worke
 
 
 def open_sqlite(
-    url_or_path: str | Path, clock: Clock | None = None, *, lock_wait_s: float = LOCK_WAIT_S, create: bool = True
+    url_or_path: str | Path,
+    clock: Clock | None = None,
+    *,
+    lock_wait_s: float = LOCK_WAIT_S,
+    create: bool = True,
+    memory: files.Memory | None = None,
 ) -> SqliteStore:
     """Open a database file, made when there is none; its schema comes with `migrate()`.
 
@@ -48,13 +53,14 @@ def open_sqlite(
         lock_wait_s: how long a write may wait for another process's write.
         create: make the file where there is none. Without it nothing is looked at before the first call, which raises
             `StoreUnavailable` while the file is not there: for whoever joins others that work on it already.
+        memory: which file it has to be, if that is known there; else it is noted there.
 
     Raises:
         StoreError: a URL that means nothing, SQLite older than 3.37, a network file system.
         StoreUnavailable: the folder or the file cannot be used.
         StoreCorrupt: the file is not a database, or is missing while its log is there.
     """
-    database = Database(files.parse_url(url_or_path), lock_wait_s)
+    database = Database(files.parse_url(url_or_path), lock_wait_s, memory)
     try:
         if create:
             database.open()
