@@ -21,7 +21,7 @@ SHOWN: Final = 20  # examples of one kind of violation
 _APPLIED: Final = frozenset(
     {"task.failed", "task.timeout", "task.crashed", "task.interrupted", "task.cancelled", "task.snoozed", "task.dead_letter"}
 )
-# What a handler may raise anywhere while another takes all the memory.
+# What a handler may raise anywhere while another in its process takes all the memory.
 _NO_MEMORY: Final = ("MemoryError", "SystemError: error return without exception", "RuntimeError: can't start new thread")
 # What the words of the ledger may have become; also any of them may have been overtaken by a cancel or a timeout.
 _WORDS: Final[Mapping[str, frozenset[str]]] = {
@@ -107,12 +107,16 @@ def _own_words(e: Evidence, attempt: AttemptRow) -> Iterator[str]:
     _before, said, told = (attempt.error or "").partition("on purpose fence=")
     if said and int(told.split()[0].rstrip(")")) != attempt.fence:
         yield f"{where} has an outcome that another claim has told: {attempt.error}"
-    if attempt.outcome == "failed" and (attempt.error or "").startswith(_NO_MEMORY):
-        return  # a neighbour has taken it all: the attempt has failed where it was just about to write
+    if attempt.outcome == "failed" and (attempt.error or "").startswith(_NO_MEMORY) and _hogged(e, attempt):
+        return  # a neighbour had taken it all: the attempt has failed where it was just about to write
     words = _WORDS.get(attempt.outcome)
     ends = e.ledger.ends.get((attempt.task_id, attempt.fence), ())
     if words is not None and not any(word in words for _at, word in ends):
         yield f"{where} is stored as {attempt.outcome} ({attempt.error}), and its own words are {[word for _at, word in ends]}"
+
+
+def _hogged(e: Evidence, attempt: AttemptRow) -> bool:
+    return e.ledger.hogged(attempt.worker_id, attempt.started_s, attempt.started_s + attempt.duration_s)
 
 
 def i5_truthful(e: Evidence) -> Iterator[str]:

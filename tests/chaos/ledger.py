@@ -9,21 +9,25 @@ CLOCK_MONOTONIC seconds of this machine. The lines:
     A id                    the database has acknowledged it
     X id                    the database has refused it: its unique key was taken
     R id                    an operator is about to retry it
+    M t worker begin|end    a handler of this worker takes all memory of its process; t is wall-clock, as an attempt's start is
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import secrets
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
 FOLDER_VARIABLE: Final = "LEDGER"
+HOG_DIES_WITHIN_S: Final = 10.0  # one that has not lived to see its end
 Key: TypeAlias = tuple[str, int]  # task id, fence
 
 
@@ -82,6 +86,16 @@ def note_end(task_id: str, fence: int, word: str) -> None:
     own_book().write(f"E {task_id} {fence} {time.monotonic():.6f} {word}\n")
 
 
+@contextlib.contextmanager
+def hogging(worker: str) -> Iterator[None]:
+    """While its neighbours may find no memory."""
+    own_book().write(f"M {time.time():.6f} {worker} begin\n")
+    try:
+        yield
+    finally:
+        own_book().write(f"M {time.time():.6f} {worker} end\n")
+
+
 @dataclass(slots=True)
 class Start:
     at_s: float
@@ -98,6 +112,14 @@ class Ledger:
     acknowledged: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     retried: set[str] = field(default_factory=set)
+    hogs: dict[str, list[list[float]]] = field(default_factory=lambda: defaultdict(list))  # worker: [from, to]
+
+    def hogged(self, worker: str | None, from_s: float, to_s: float) -> bool:
+        """Whether a neighbour took all memory of some process of this worker meanwhile; wall-clock."""
+        return any(
+            began_s <= to_s and from_s <= (ended_s if ended_s < math.inf else began_s + HOG_DIES_WITHIN_S)
+            for began_s, ended_s in self.hogs.get(worker or "", ())
+        )
 
     def _add(self, line: str) -> None:
         words = line.split()
@@ -106,6 +128,10 @@ class Ledger:
                 self.starts[task_id, int(fence)].append(Start(float(at_s), worker))
             case ["E", task_id, fence, at_s, word]:
                 self.ends[task_id, int(fence)].append((float(at_s), word))
+            case ["M", at_s, worker, "begin"]:
+                self.hogs[worker].append([float(at_s), math.inf])
+            case ["M", at_s, worker, "end"]:
+                next(one for one in reversed(self.hogs[worker]) if one[1] == math.inf)[1] = float(at_s)
             case [("T" | "A" | "X" | "R") as kind, task_id]:
                 {"T": self.tried, "A": self.acknowledged, "X": self.refused, "R": self.retried}[kind].add(task_id)
             case _:

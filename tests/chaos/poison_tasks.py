@@ -18,12 +18,14 @@ from typing import Any, Final, NoReturn
 
 from shiftboss import Attempt, Constant, Retry, task
 from tests.acceptance.worker import is_running
+from tests.chaos import ledger
 from tests.chaos.workload import OnPurpose, begin, end
 
 SOON: Final = Constant(0.05)
 CHILDREN: Final = 60  # of a fork bomb whose limit root does not feel
 MEBIBYTE: Final = 1 << 20
 TIMEOUT_S: Final = 0.5
+_MEMORY_LIMIT: Final = resource.getrlimit(resource.RLIMIT_AS)  # at import: another hog may have lowered it since
 
 
 def _fork_bomb() -> NoReturn:
@@ -41,15 +43,19 @@ def _fork_bomb() -> NoReturn:
 
 
 def _memory_hog() -> NoReturn:
-    """Takes whatever a limit on the address space leaves, and some time."""
+    """Takes whatever a limit on the address space leaves, and some time; then gives all of it back."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    hoard: list[bytearray] = []
     resource.setrlimit(resource.RLIMIT_AS, (used + 64 * MEBIBYTE, resource.RLIM_INFINITY))
     try:
-        hoard = []
         while True:
             hoard.append(bytearray(MEBIBYTE))
     finally:
-        threading.Event().wait(0.1)
+        try:
+            threading.Event().wait(0.1)
+        finally:
+            hoard.clear()
+            resource.setrlimit(resource.RLIMIT_AS, _MEMORY_LIMIT)
 
 
 def _recursion() -> None:
@@ -128,7 +134,8 @@ async def deadly_async(attempt: Attempt, how: str) -> int:
 def failing(attempt: Attempt, how: str) -> int:
     begin(attempt)
     try:
-        _FAILING[how]()
+        with ledger.hogging(attempt.worker) if how == "memory_hog" else contextlib.nullcontext():
+            _FAILING[how]()
     except (RecursionError, MemoryError) as error:
         end(attempt, "failed")
         raise OnPurpose(attempt) from error

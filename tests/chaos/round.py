@@ -30,6 +30,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         recovery: what came back -> seconds, each time.
         kinds: kind -> result -> how often.
         exercised: transition or verdict -> how often.
+        phases: part of the round -> seconds.
     """
 
     seed: int
@@ -38,7 +39,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     unknown: int
     executions: int
     seconds: float
-    drain_s: float
+    phases: dict[str, float]
     violations: dict[str, list[str]]
     recovery: dict[str, list[float]]
     kinds: dict[str, dict[str, int]]
@@ -49,23 +50,42 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return not self.violations
 
 
+class Phases:
+    """How long each part of a round took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began_s = time.monotonic()
+
+    def over(self, name: str) -> None:
+        now_s = time.monotonic()
+        self.seconds[name], self._began_s = now_s - self._began_s, now_s
+
+
 def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
     """Carry out this schedule in `folder`, which must not exist; everything that it leaves stays there."""
-    began_s = time.monotonic()
+    phases = Phases()
     with World(schedule.facts, folder, tasks=tasks, seed=schedule.seed) as world:
         schedule.save(folder / "schedule.json")
+        phases.over("boot")
         world.producer.start(schedule.duration_s)
         reports = Conductor(world, injectors.ALL).run(schedule)
+        phases.over("faults")
         world.settle()
+        phases.over("settle")
         _await_producer(world)
-        drain_s = drain(world)
+        phases.over("producer")
+        drain(world)
+        phases.over("drain")
         world.stop_services()
+        phases.over("stop")
         lines = [list(logs.read(file)) for service in world.services.values() for file in service.logs]
         evidence = collect(world, lines)
         found = invariants.check(evidence)
         found["as it ran"] = world.findings
         found["I11 no leftovers"] += leftovers.of_world(world)
         found["secrets"] = _leaks(world)
+        phases.over("questions")
     found["harness"] = [
         f"fault {one.fault.number} {one.fault.kind}: {one.text}" for one in reports if one.result is Result.BROKEN
     ]
@@ -76,8 +96,8 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
         tasks=len(evidence.ledger.acknowledged),
         unknown=world.producer.unknown,
         executions=len(evidence.ledger.starts),
-        seconds=time.monotonic() - began_s,
-        drain_s=drain_s,
+        seconds=sum(phases.seconds.values()),
+        phases=phases.seconds,
         violations={name: sentences for name, sentences in found.items() if sentences},
         recovery=recovery.measure(world.marks, evidence, lines),
         kinds=_by_kind(reports),
@@ -93,8 +113,8 @@ def _await_producer(world: World) -> None:
         world.find(str(error))
 
 
-def drain(world: World) -> float:
-    """Until every task has ended, or until nothing has moved for longer than it may; seconds."""
+def drain(world: World) -> None:
+    """Until every task has ended, or until nothing has moved for longer than it may."""
     began_s = moved_s = time.monotonic()
     limit_s = world.facts.lease_s + 2 * SETTINGS["claim_interval_s"] + STUCK_AFTER_S
     left, pause = rows.unfinished(world.direct_url), threading.Event()
@@ -103,7 +123,6 @@ def drain(world: World) -> float:
         now_left = rows.unfinished(world.direct_url)
         if now_left < left:
             left, moved_s = now_left, time.monotonic()
-    return time.monotonic() - began_s
 
 
 def collect(world: World, logs_: Iterable[Sequence[LogLine]]) -> Evidence:

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -46,6 +47,8 @@ class AttemptRow:
     outcome: str
     worker_id: str | None
     error: str | None
+    started_s: float = 0.0  # by the clock on the wall of who ran it
+    duration_s: float = 0.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,7 +79,7 @@ def read(url: str) -> Rows:
         leader = run("leader")
         return Rows(
             tasks=[_hot(row) for row in run("tasks")] + [_ended(row) for row in run("history")],
-            attempts=[AttemptRow(*row) for row in run("attempts")],
+            attempts=[_attempt(row) for row in run("attempts")],
             workers=[row[0] for row in run("workers")],
             leader=(str(leader[0][0]), int(leader[0][1])) if leader else None,
             departures={type_: int(n) for type_, n in run("departures")},
@@ -87,6 +90,14 @@ def unfinished(url: str) -> int:
     """How many tasks still have to end."""
     with reading(url) as run:
         return int(run("unfinished")[0][0])
+
+
+def _attempt(row: tuple[Any, ...]) -> AttemptRow:
+    task_id, fence, attempt, outcome, worker, error, started, duration_s = row
+    if isinstance(started, str):
+        started = datetime.fromisoformat(started).replace(tzinfo=UTC)  # as SQLite keeps it: UTC, and no word of that
+    started_s = started.timestamp() if started is not None else 0.0
+    return AttemptRow(task_id, fence, attempt, outcome, worker, error, started_s, duration_s or 0.0)
 
 
 def _hot(row: tuple[Any, ...]) -> TaskRow:

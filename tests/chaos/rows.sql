@@ -5,7 +5,7 @@ SELECT CAST(id AS text), type, status, attempts, max_attempts, fence, refunds, w
 SELECT CAST(id AS text), type, status, attempts, max_attempts, fence, worker_id, unique_key, CAST(result AS text) FROM task_history;
 
 -- name: attempts
-SELECT CAST(task_id AS text), fence, attempt, outcome, worker_id, error FROM task_attempts;
+SELECT CAST(task_id AS text), fence, attempt, outcome, worker_id, error, started_at, duration_s FROM task_attempts;
 
 -- name: workers
 SELECT id FROM workers;

@@ -77,7 +77,8 @@ def _add(options: argparse.Namespace, sums: Totals, plan: Schedule, folder: Path
     if options.resume:
         sums.save(options.resume)
     so_far = f"{sums.faults} of {options.faults} faults, {sums.tasks} of {options.tasks} tasks"
-    print(f"{so_far}, {sums.seconds:.0f} s", flush=True)
+    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sums.outcomes[-1].phases.items())
+    print(f"{so_far}, {sums.seconds:.0f} s (this round: {phases})", flush=True)
     return not sums.violations()
 
 

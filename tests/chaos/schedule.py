@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Params: TypeAlias = dict[str, Any]
 MIN_PER_KIND: Final = 3
+EXCLUSIVE_PART: Final = 0.85  # they wait for each other, and the round must not wait for them at its end
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +27,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     database: str
-    services: tuple[str, ...] = ("one", "two")
+    services: tuple[str, ...] = ("one", "two", "three")
     lease_s: float = 2.0
     term_s: float = 3.0
 
@@ -85,7 +86,7 @@ def draw(
 
 
 def _moments(rng: random.Random, chosen: Sequence[Injector], span_s: float) -> Iterator[tuple[float, Injector]]:
-    """When each begins: anywhere, but those that take the same thing away (`exclusive`) spread over the whole time.
+    """When each begins: anywhere, but those that take the same thing away (`exclusive`) spread over most of the time.
 
     Otherwise the database, or every service, would be away most of the time, and a world that is down shows nothing.
     """
@@ -93,7 +94,7 @@ def _moments(rng: random.Random, chosen: Sequence[Injector], span_s: float) -> I
     for injector in chosen:
         groups.setdefault(injector.exclusive, []).append(injector)
     for what, group in groups.items():
-        step_s = span_s / len(group)
+        step_s = EXCLUSIVE_PART * span_s / len(group)
         for place, injector in enumerate(group):
             yield (rng.uniform(0.0, span_s) if not what else (place + rng.uniform(0.2, 0.8)) * step_s), injector
 

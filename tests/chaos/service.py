@@ -79,9 +79,12 @@ class Service:
         return killed_s, sorted(worker.seen)
 
     def await_gone(self, pids: list[int], since_s: float) -> float:
-        """Until none of these runs; how long after `since_s` that was."""
+        """Until none of these runs; how long after `since_s` that was. Who was frozen is woken: asleep it cannot notice."""
         pause = threading.Event()
         while any(is_running(pid) for pid in pids):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
             if time.monotonic() > since_s + GONE_WITHIN_S:
                 left = [pid for pid in pids if is_running(pid)]
                 raise AssertionError(f"{self.name}: {left} outlive their supervisor by {GONE_WITHIN_S:g} s; see {self.logs[-1]}")
@@ -131,6 +134,10 @@ class Service:
     @property
     def is_up(self) -> bool:
         return self.worker is not None and self.worker.process.poll() is None
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_up and self.has_said("service.ready")
 
     def pid_of(self, role: str, nth: int = 0) -> int:
         """Of an actor that runs now; `role` without a number, `nth` of several (modulo). "supervisor" is one too.

@@ -71,6 +71,13 @@ BREAKS: dict[str, tuple[str, Callable[[], Evidence]]] = {
     "a later claim was started": ("I4", lambda: evidence(lines=(*LINES, f"S {TASK} 3 1.4 w-1-a"))),
     "completed without an end": ("I4", lambda: evidence(lines=LINES[:-1])),
     "another claim's error": ("I4", lambda: evidence(attempts=[replace(FAILED, error="on purpose fence=2")])),
+    "failed for want of memory that nobody took": (
+        "I4",
+        lambda: evidence(
+            lines=(*LINES[:3], *LINES[4:], "M 50.0 w-1-a begin", "M 50.1 w-1-a end", "M 90.0 w-2-b begin"),
+            attempts=[replace(FAILED, error="MemoryError: ", started_s=90.0, duration_s=0.2)],
+        ),
+    ),
     "failed without having failed": ("I4", lambda: evidence(lines=(*LINES[:3], *LINES[4:]))),
     "false fenced": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 2, "")])),
     "false fenced of a failure": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 1, "")])),
@@ -91,6 +98,13 @@ BREAKS: dict[str, tuple[str, Callable[[], Evidence]]] = {
 def test_each_check_sees_what_it_is_there_for(what: str) -> None:
     name, make = BREAKS[what]
     assert name in broken(make())
+
+
+def test_who_finds_no_memory_beside_a_hog_may_fail_without_a_word() -> None:
+    lines = (*LINES[:3], *LINES[4:], "M 90.1 w-1-a begin", "M 90.2 w-1-a end")
+    failed = replace(FAILED, error="MemoryError: ", started_s=90.0, duration_s=0.15)
+    assert broken(evidence(lines=lines, attempts=[failed])) == set()
+    assert broken(evidence(lines=lines[:-1], attempts=[failed])) == set(), "its process has died of it"
 
 
 def test_a_zombie_beside_its_successor_is_counted() -> None:

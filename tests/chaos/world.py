@@ -25,6 +25,7 @@ from tests.chaos.service import Service
 from tests.pg_cluster import PgCluster
 
 LOOK_EVERY_S: Final = 0.1
+ALL_READY_WITHIN_S: Final = 20.0
 SETTINGS: Final[dict[str, Any]] = {
     "imports": ("tests.chaos.workload", "tests.chaos.poison_tasks"),
     "distributed_mode": True,
@@ -76,7 +77,9 @@ class World:
         self.services: dict[str, Service] = {}
         self.findings: list[str] = []
         self.marks: list[Mark] = []
-        self._end_gate = threading.Lock()
+        self._turn = threading.Lock()
+        self._ending = set[str]()  # services that are being ended, until they have been started again
+        self._all_wanted = False
         self._server_thread = ThreadPoolExecutor(1, thread_name_prefix="server")
         self.database_rests_until_s = 0.0
         self.began_s = 0.0
@@ -158,20 +161,40 @@ class World:
 
     @contextlib.contextmanager
     def ending(self, name: str) -> Iterator[Service]:
-        """The gate of a service that is about to be ended; `NoTarget` unless all are ready.
+        """The gate of a service that is about to be ended; `NoTarget` unless it is ready, and another one that stays.
 
-        One at a time, so that mostly somebody works: a service that is always starting shows nothing.
+        So that mostly somebody works: a world of services that are always starting shows nothing.
         """
-        if not self._end_gate.acquire(timeout=0.5):
-            raise NoTarget("another service is being ended")
+        with self._turn:
+            if self._all_wanted:
+                raise NoTarget("all services are about to be taken")
+            ready = {service.name for service in self.services.values() if service.is_ready} - self._ending
+            if name not in ready or len(ready) < 2:
+                raise NoTarget(f"only {', '.join(sorted(ready)) or 'nobody'} is ready and stays")
+            self._ending.add(name)
         try:
-            for service in self.services.values():
-                if not (service.is_up and service.has_said("service.ready")):
-                    raise NoTarget(f"{service.name} is not ready yet")
             with self.services[name].held() as service:
                 yield service
         finally:
-            self._end_gate.release()
+            with self._turn:
+                self._ending.discard(name)
+
+    @contextlib.contextmanager
+    def all_services(self) -> Iterator[list[Service]]:
+        """The gates of all services, once they are ready: nobody ends or starts one meanwhile. `NoTarget` if that takes long."""
+        with self._turn:
+            if self._all_wanted:
+                raise NoTarget("another fault waits for all services")
+            self._all_wanted = True
+        try:
+            give_up_s = time.monotonic() + ALL_READY_WITHIN_S
+            while self._ending or not all(service.is_ready for service in self.services.values()):
+                if time.monotonic() > give_up_s or self._over.wait(LOOK_EVERY_S):
+                    raise NoTarget("some services are not ready")
+            with contextlib.ExitStack() as gates:
+                yield [gates.enter_context(service.held()) for service in self.services.values()]
+        finally:
+            self._all_wanted = False
 
     def leading(self) -> Service:
         """The service whose worker leads now; `NoTarget` when that is nobody, or not to be found out."""

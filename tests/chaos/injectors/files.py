@@ -70,12 +70,12 @@ class MovedAway:
         return facts.database == "sqlite"
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        return rng.uniform(0.1, 1.5), rng.choice(facts.services), {}
+        return rng.uniform(0.1, 1.5), "", {}
 
     def start(self, world: World, fault: Fault) -> None:
         path = Path(world.direct_url.removeprefix("sqlite:///"))
         with contextlib.ExitStack() as held:
-            held.enter_context(world.ending(fault.target))
+            held.enter_context(world.all_services())
             aside = path.with_suffix(".aside")
             path.rename(aside)
             held.callback(self._put_back, world, aside, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import signal
 import threading
@@ -75,9 +74,8 @@ class KillEverything(KillSupervisor):
     kind, weight = "kill:everything", 0.3
 
     def start(self, world: World, fault: Fault) -> None:
-        with world.ending(fault.target), contextlib.ExitStack() as gates:
-            services = [gates.enter_context(service.held()) for service in world.services.values()]
-            deaths = [(service, *service.kill()) for service in services if service.is_up]
+        with world.all_services() as services:
+            deaths = [(service, *service.kill()) for service in services]
             for service, killed_s, left in deaths:
                 world.mark("descendants gone", f"{service.await_gone(left, killed_s):.3f}")
             threading.Event().wait(fault.params["down_s"])
@@ -200,7 +198,9 @@ class Suspend:
 
     def start(self, world: World, fault: Fault) -> None:
         service = world.service(fault.target)
-        pids = [service.pid_of("supervisor"), *service.at_work().actors().values()]
+        self._freeze(fault, service, [service.pid_of("supervisor"), *service.at_work().actors().values()])
+
+    def _freeze(self, fault: Fault, service: Service, pids: list[int]) -> None:
         self._asleep[fault.number] = service, pids
         for pid in pids:
             freeze(service, pid)
@@ -213,23 +213,29 @@ class Suspend:
 
 
 class WakeAsZombie(Suspend):
-    """The same, aimed: a service wakes up in the middle of what it had begun, which another has begun anew."""
+    """The same, aimed: a service, or its heartbeat alone, wakes in the middle of what it had begun and another has begun anew."""
 
     kind, weight = "suspend:zombie", 4.0
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        return 0.0, rng.choice(facts.services), {"seconds": round(facts.lease_s * rng.uniform(0.9, 1.4), 2)}
+        part = rng.choice(["", "heartbeat"])
+        # Who only has no heartbeat works on, until long after others have been given its tasks.
+        leases = rng.uniform(1.6, 2.6) if part else rng.uniform(0.9, 1.4)
+        return 0.0, rng.choice(facts.services), {"part": part, "seconds": round(facts.lease_s * leases, 2)}
 
     def start(self, world: World, fault: Fault) -> None:
         service = world.service(fault.target)
-        for one in world.services.values():
-            one.at_work()
+        if sum(one.is_ready for one in world.services.values()) < 2 or not service.is_ready:
+            raise NoTarget("nobody is there to take over")
         try:
             with world.store() as store:
                 long = workload.long.using(priority=50)  # before everything that waits
                 world.producer.send_these(store, [long.prepare(fault.params["seconds"]) for _ in range(LONG_TASKS)])
                 mine = _await(lambda: _runs(store, service), 2.0, "none of the long tasks came to it")
-                super().start(world, fault)
+                if fault.params["part"]:
+                    self._freeze(fault, service, [service.pid_of(fault.params["part"])])
+                else:
+                    super().start(world, fault)
                 _await(lambda: _runs_elsewhere(store, mine), world.facts.lease_s + world.facts.term_s + 4.0, "nobody took over")
         except StoreUnavailable as error:
             raise NoTarget(f"the database is away: {error}") from error

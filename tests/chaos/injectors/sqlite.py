@@ -34,14 +34,16 @@ class Locked:
     def start(self, world: World, fault: Fault) -> None:
         file = Path(world.direct_url.removeprefix("sqlite:///"))
         address = f"{file.as_uri()}?mode=rw"  # a file that is away is not made anew
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
-        try:
-            connection.execute(self._begin)
-            connection.execute("SELECT count(*) FROM leader").fetchone()
-        except sqlite3.OperationalError as error:
-            connection.close()
-            raise NoTarget(f"could not get the lock: {error}") from error
-        self._held[fault.number] = connection
+        with contextlib.ExitStack() as held:
+            try:
+                connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
+                held.callback(connection.close)
+                connection.execute(self._begin)
+                connection.execute("SELECT count(*) FROM leader").fetchone()
+            except sqlite3.OperationalError as error:
+                raise NoTarget(f"could not get the lock: {error}") from error
+            self._held[fault.number] = connection
+            held.pop_all()
 
     def stop(self, world: World, fault: Fault) -> None:
         connection = self._held.pop(fault.number, None)
