@@ -105,6 +105,23 @@ def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
     )
 
 
+def failed(schedule: Schedule, why: str) -> Outcome:
+    """A round that the harness itself could not bring to its end."""
+    return Outcome(
+        seed=schedule.seed,
+        database=schedule.facts.database,
+        tasks=0,
+        unknown=0,
+        executions=0,
+        seconds=0.0,
+        phases={},
+        violations={"harness": [why]},
+        recovery={},
+        kinds={},
+        exercised={},
+    )
+
+
 def _await_producer(world: World) -> None:
     """An application that cannot enqueue is a broken promise like any other: the rest is still looked at."""
     try:

@@ -1,25 +1,28 @@
 """`python -m tests.chaos.run --database sqlite|postgres --faults N --tasks N`: rounds of faults until there were enough.
 
 Every round has a database, services and a ledger of its own. `--resume FILE` keeps the totals, so that the same command goes on
-where it was broken off. A round in which something broke keeps everything, and its `schedule.json` can be replayed.
+where it was broken off. A round in which something broke keeps everything, and its `schedule.json` can be replayed; it
+is the last one unless `--go-on` says otherwise. `--recovery` measures instead how soon things work again.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import shutil
 import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.chaos import injectors, schedule, totals
+from tests.chaos import injectors, machine, schedule, slowly, totals
 from tests.chaos.injectors import Injector
-from tests.chaos.round import Outcome
+from tests.chaos.round import Outcome, failed
 from tests.chaos.round import run as run_round
 from tests.chaos.schedule import Facts, Fault, Schedule
 from tests.chaos.totals import Totals
@@ -29,7 +32,7 @@ SPARE: Final = 1.04  # some faults never find a target
 DURING_OUTAGE: Final = frozenset({f"{how}:{role}" for how in ("kill", "freeze") for role in ("executor", "claimer", "leader")})
 MAKE_UP_TASKS: Final = 1_000
 MAKE_UP_PER_S: Final = 0.7
-NOT_ENOUGH: Final = 3  # exit code: all held, but kinds or outcomes are missing, or the time was over
+NOT_ENOUGH: Final = 3  # exit code: all held, but kinds or outcomes are missing, the time was over, or something was slow
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,12 +42,21 @@ def main(arguments: list[str] | None = None) -> int:
     folder = Path(options.folder or tempfile.mkdtemp(prefix="sbchaos", dir="/tmp"))
     sums = _totals(options)
     print(f"seed {sums.seed}, {options.database}, everything in {folder}", flush=True)
+    sums.begin(machine.describe(options.database), machine.commit(), machine.command())
+    load = machine.Load()
     if options.replay:
         sums.outcomes.append(_round(schedule.load(options.replay), folder, options.tasks, options.keep))
+    elif options.recovery:
+        plan = slowly.draw(sums.next_seed, options.database)
+        print(f"{len(plan.faults)} faults in {plan.duration_s:.0f} s", flush=True)
+        sums.outcomes.append(_round(plan, folder, slowly.tasks(plan), options.keep))
     elif options.outage:
         sums.outcomes.append(_round(_outage(sums.seed, options.outage), folder, options.tasks, options.keep))
     else:
         _rounds(options, sums, folder)
+    sums.busy.append(str(load))
+    if options.resume:
+        sums.save(options.resume)
     return _judge(options, sums)
 
 
@@ -60,6 +72,8 @@ def _totals(options: argparse.Namespace) -> Totals:
 
 def _rounds(options: argparse.Namespace, sums: Totals, folder: Path) -> None:
     give_up_s = time.monotonic() + options.minutes * 60.0
+    if sums.violations() and not options.go_on:
+        return
     while (sums.faults < options.faults or sums.tasks < options.tasks) and time.monotonic() < give_up_s:
         faults = min(int(options.round * SPARE), int((options.faults - sums.faults) * SPARE) + 1)
         share = min(1.0, options.round / options.faults)
@@ -79,7 +93,7 @@ def _add(options: argparse.Namespace, sums: Totals, plan: Schedule, folder: Path
     so_far = f"{sums.faults} of {options.faults} faults, {sums.tasks} of {options.tasks} tasks"
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in sums.outcomes[-1].phases.items())
     print(f"{so_far}, {sums.seconds:.0f} s (this round: {phases})", flush=True)
-    return not sums.violations()
+    return options.go_on or not sums.violations()
 
 
 def _make_up(options: argparse.Namespace, seed: int, rare: Mapping[str, int]) -> Schedule:
@@ -115,7 +129,14 @@ def _chosen(options: argparse.Namespace, facts: Facts) -> Sequence[Injector]:
 
 def _round(plan: Schedule, folder: Path, tasks: int, keep: bool) -> Outcome:
     place = folder / f"seed-{plan.seed}"
-    outcome = run_round(plan, place, tasks)
+    for again in itertools.count(2):
+        if not place.exists():
+            break
+        place = folder / f"seed-{plan.seed}.{again}"  # what was broken off, or is replayed, stays
+    try:
+        outcome = run_round(plan, place, tasks)
+    except Exception:  # noqa: BLE001  the harness's own failure is evidence like any other
+        outcome = failed(plan, traceback.format_exc())
     if outcome.good and not keep:
         shutil.rmtree(place, ignore_errors=True)
     return outcome
@@ -132,6 +153,11 @@ def _judge(options: argparse.Namespace, sums: Totals) -> int:
     if violations:
         print(f"{len(violations)} violations; seed {sums.next_seed - 1}; replay its schedule.json with --replay")
         return 1
+    if options.recovery:
+        slow = list(totals.too_slow(sums))
+        for sentence in slow:
+            print("TOO SLOW", sentence)
+        return NOT_ENOUGH if slow else 0
     special = options.replay or options.outage
     absent = [] if special or options.only else list(totals.missing(sums, options.at_least))
     for sentence in absent:
@@ -154,6 +180,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, metavar="STATE.json", help="go on with, and keep, these totals")
     parser.add_argument("--replay", type=Path, metavar="schedule.json", help="one round by a schedule that was saved")
     parser.add_argument("--outage", type=float, metavar="SECONDS", help="instead: one round with PostgreSQL away for so long")
+    parser.add_argument("--recovery", action="store_true", help="instead: one slow round whose times are held against limits")
+    parser.add_argument("--go-on", action="store_true", help="begin another round also after a violation")
     parser.add_argument("--report", type=Path, metavar="FILE.md")
     parser.add_argument("--folder", type=Path, help="where the rounds live; default: a new one under /tmp")
     parser.add_argument("--keep", action="store_true", help="keep the folders of good rounds, too")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from tests.chaos import injectors, recovery
+from tests.chaos import injectors, invariants, recovery
 from tests.chaos.round import Outcome
 from tests.chaos.schedule import Facts
 
@@ -38,11 +38,26 @@ class Totals(msgspec.Struct, kw_only=True):
 
     Attributes:
         seed: of the first round; the rounds after it count up.
+        machine: where it was begun.
+        commits: what was tested; more than one when the code has changed since it was begun.
+        commands: as they were typed.
+        busy: of each call, how busy the machine was.
     """
 
     seed: int
     database: str
     outcomes: list[Outcome] = []
+    machine: str = ""
+    commits: list[str] = []
+    commands: list[str] = []
+    busy: list[str] = []
+
+    def begin(self, machine: str, commit: str, command: str) -> None:
+        """Note where, what and how, at each call."""
+        self.machine = self.machine or machine
+        for new, known in ((commit, self.commits), (command, self.commands)):
+            if new not in known:
+                known.append(new)
 
     @property
     def faults(self) -> int:
@@ -119,16 +134,35 @@ def table(totals: Totals) -> Iterator[str]:
     yield f"{totals.faults} faults over {totals.tasks} tasks on {totals.database} in {totals.seconds:.0f} s, seed {totals.seed}:"
     yield f"{executions} executions, {unknown} tasks whose enqueue had an unknown outcome, {len(totals.violations())} violations."
     yield ""
-    yield from _rows(("fault", "done", "no target"), _kind_rows(totals.kinds()))
+    yield f"{totals.machine}; {'; '.join(totals.busy)}. Commit {', '.join(totals.commits)}, {len(totals.outcomes)} rounds."
+    yield ""
+    yield from (f"    {command}" for command in totals.commands)
+    yield ""
+    yield from _rows(("check", "violations"), _check_rows(totals))
+    yield ""
+    yield from _rows(("fault", "done", "no target", "broken"), _kind_rows(totals))
     yield ""
     yield from _rows(("outcome", "seen"), ((pair, str(n)) for pair, n in sorted(totals.exercised().items())))
     yield ""
     yield from _rows(("recovery", "times", "median", "p99", "limit"), _recovery_rows(totals))
 
 
-def _kind_rows(kinds: Mapping[str, Counter[str]]) -> Iterator[tuple[str, ...]]:
-    for kind, results in kinds.items():
-        yield f"`{kind}`", str(results["done"]), str(results["skipped"])
+def _check_rows(totals: Totals) -> Iterator[tuple[str, ...]]:
+    """Every check, also those that found nothing, as they should."""
+    found: Counter[str] = Counter()
+    for outcome in totals.outcomes:
+        found.update({name: len(sentences) for name, sentences in outcome.violations.items()})
+    for name in [*invariants.CHECKS, *sorted(found.keys() - invariants.CHECKS.keys())]:
+        yield name, str(found[name])
+
+
+def _kind_rows(totals: Totals) -> Iterator[tuple[str, ...]]:
+    """Every kind that fits, also one that was never carried out."""
+    kinds = totals.kinds()
+    fitting = {injector.kind for injector in injectors.fitting(Facts(database=totals.database))}
+    for kind in sorted(fitting | kinds.keys()):
+        results = kinds.get(kind, Counter())
+        yield f"`{kind}`", str(results["done"]), str(results["skipped"]), str(results["broken"])
 
 
 def _recovery_rows(totals: Totals) -> Iterator[tuple[str, ...]]:
@@ -136,6 +170,17 @@ def _recovery_rows(totals: Totals) -> Iterator[tuple[str, ...]]:
     for name, times in sorted(totals.recovery().items()):
         median = sorted(times)[len(times) // 2]
         yield name, str(len(times)), f"{median:.2f} s", f"{recovery.p99(times):.2f} s", f"{limits[name]:g} s"
+
+
+def too_slow(totals: Totals) -> Iterator[str]:
+    """What takes longer to recover than it may, or has never had to."""
+    found = totals.recovery()
+    for name, limit_s in recovery.limits(Facts(database=totals.database)).items():
+        times = found.get(name, [])
+        if not times:
+            yield f"{name}: never measured"
+        elif recovery.p99(times) > limit_s:
+            yield f"{name}: {recovery.p99(times):.2f} s of {len(times)} times, and the limit is {limit_s:g} s"
 
 
 def _rows(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:

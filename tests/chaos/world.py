@@ -80,6 +80,7 @@ class World:
         self._turn = threading.Lock()
         self._ending = set[str]()  # services that are being ended, until they have been started again
         self._all_wanted = False
+        self._quiet = threading.Lock()
         self._server_thread = ThreadPoolExecutor(1, thread_name_prefix="server")
         self.database_rests_until_s = 0.0
         self.began_s = 0.0
@@ -166,6 +167,7 @@ class World:
         So that mostly somebody works: a world of services that are always starting shows nothing.
         """
         with self._turn:
+            self.refuse_in_quiet()
             if self._all_wanted:
                 raise NoTarget("all services are about to be taken")
             ready = {service.name for service in self.services.values() if service.is_ready} - self._ending
@@ -183,6 +185,7 @@ class World:
     def all_services(self) -> Iterator[list[Service]]:
         """The gates of all services, once they are ready: nobody ends or starts one meanwhile. `NoTarget` if that takes long."""
         with self._turn:
+            self.refuse_in_quiet()
             if self._all_wanted:
                 raise NoTarget("another fault waits for all services")
             self._all_wanted = True
@@ -195,6 +198,20 @@ class World:
                 yield [gates.enter_context(service.held()) for service in self.services.values()]
         finally:
             self._all_wanted = False
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Nobody takes away a service or the database meanwhile: for what needs seconds. `NoTarget` when that is under way."""
+        if self._ending or self._all_wanted or not self._quiet.acquire(blocking=False):
+            raise NoTarget("it is not quiet")
+        try:
+            yield
+        finally:
+            self._quiet.release()
+
+    def refuse_in_quiet(self) -> None:
+        if self._quiet.locked():
+            raise NoTarget("another fault needs quiet")
 
     def leading(self) -> Service:
         """The service whose worker leads now; `NoTarget` when that is nobody, or not to be found out."""

@@ -86,6 +86,7 @@ class MovedAway:
         if path.exists():
             world.find(f"somebody made a database of {path.stat().st_size} bytes in the place of one that was moved away")
         aside.rename(path)
+        world.mark("database up")
 
     def stop(self, world: World, fault: Fault) -> None:
         held = self._held.pop(fault.number, None)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.chaos.world import World
 
 DIES_WITHIN_S: Final = 20.0
+WITHDRAWN_WITHIN_S: Final = 60.0
 SOONEST: Final = 100  # priority: while the fault is on, not after the backlog
 _BEARABLE: Final = ("exit", "exit_zero", "segfault", "abort", "kill", "stack_overflow", "closes_descriptors")
 
@@ -32,6 +33,20 @@ def enqueue(world: World, task: Prepared[Any]) -> None:
         except StoreUnavailable as error:
             raise NoTarget(f"the database is away: {error}") from error
     world.operators.write(f"A {task.new.id}\n")
+
+
+def withdraw(world: World, task: Prepared[Any]) -> None:
+    """Cancel it, as soon as the database is there: left alone, it would do its harm when nobody expects it any more."""
+    give_up_s, pause = time.monotonic() + WITHDRAWN_WITHIN_S, threading.Event()
+    while True:
+        try:
+            with world.store() as store:
+                store.cancel(TaskFilter(ids=[task.new.id]))
+                return
+        except StoreUnavailable:
+            if time.monotonic() > give_up_s:
+                raise
+            pause.wait(0.2)
 
 
 class Poison:
@@ -113,8 +128,7 @@ class KillsSupervisor:
                 service.await_gone(sorted(worker.seen), time.monotonic())
             except NoTarget:
                 service.expected = None
-                with world.store() as store:
-                    store.cancel(TaskFilter(ids=[task.new.id]))
+                withdraw(world, task)
                 raise
             service.destroy()
             service.launch()

@@ -28,6 +28,7 @@ _REST_S: Final = 3.0  # between two outages, so that work is done and found out
 @contextlib.contextmanager
 def whole_database(world: World) -> Iterator[None]:
     """Alone in taking the server away, or `NoTarget`."""
+    world.refuse_in_quiet()
     if not world.database_gate.acquire(timeout=_GATE_WAIT_S):
         raise NoTarget("another fault has taken the database away")
     try:

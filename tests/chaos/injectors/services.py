@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from shiftboss import commands
@@ -47,10 +48,14 @@ class KillSupervisor:
         return True
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        return 0.0, rng.choice(facts.services), {"down_s": round(_draw_outage(rng, facts), 3)}
+        params = {"down_s": round(_draw_outage(rng, facts), 3), "aimed": rng.random() < 0.25}
+        return 0.0, rng.choice(facts.services), params
 
     def start(self, world: World, fault: Fault) -> None:
         with world.ending(fault.target) as service:
+            if fault.params["aimed"]:
+                with _database(world) as store:
+                    _give_long_tasks(world, store, service, world.facts.lease_s)
             kill_service(world, service, fault.params["down_s"])
 
     def stop(self, world: World, fault: Fault) -> None:
@@ -215,7 +220,7 @@ class Suspend:
 class WakeAsZombie(Suspend):
     """The same, aimed: a service, or its heartbeat alone, wakes in the middle of what it had begun and another has begun anew."""
 
-    kind, weight = "suspend:zombie", 4.0
+    kind, weight = "suspend:zombie", 1.0
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         part = rng.choice(["", "heartbeat"])
@@ -227,18 +232,30 @@ class WakeAsZombie(Suspend):
         service = world.service(fault.target)
         if sum(one.is_ready for one in world.services.values()) < 2 or not service.is_ready:
             raise NoTarget("nobody is there to take over")
-        try:
-            with world.store() as store:
-                long = workload.long.using(priority=50)  # before everything that waits
-                world.producer.send_these(store, [long.prepare(fault.params["seconds"]) for _ in range(LONG_TASKS)])
-                mine = _await(lambda: _runs(store, service), 2.0, "none of the long tasks came to it")
-                if fault.params["part"]:
-                    self._freeze(fault, service, [service.pid_of(fault.params["part"])])
-                else:
-                    super().start(world, fault)
-                _await(lambda: _runs_elsewhere(store, mine), world.facts.lease_s + world.facts.term_s + 4.0, "nobody took over")
-        except StoreUnavailable as error:
-            raise NoTarget(f"the database is away: {error}") from error
+        with world.quiet(), _database(world) as store:
+            mine = _give_long_tasks(world, store, service, fault.params["seconds"])
+            if fault.params["part"]:
+                self._freeze(fault, service, [service.pid_of(fault.params["part"])])
+            else:
+                super().start(world, fault)
+            _await(lambda: _runs_elsewhere(store, mine), world.facts.lease_s + world.facts.term_s + 4.0, "nobody took over")
+
+
+@contextlib.contextmanager
+def _database(world: World) -> Iterator[Store]:
+    """A store for this block; `NoTarget` while the database is away."""
+    try:
+        with world.store() as store:
+            yield store
+    except StoreUnavailable as error:
+        raise NoTarget(f"the database is away: {error}") from error
+
+
+def _give_long_tasks(world: World, store: Store, service: Service, seconds: float) -> dict[str, int]:
+    """Until this service runs some: id -> fence."""
+    long = workload.long.using(priority=50)  # before everything that waits
+    world.producer.send_these(store, [long.prepare(seconds) for _ in range(LONG_TASKS)])
+    return _await(lambda: _runs(store, service), 2.0, "none of the long tasks came to it")
 
 
 def _runs(store: Store, service: Service) -> dict[str, int]:

@@ -50,6 +50,8 @@ class Locked:
         if connection is not None:
             with contextlib.closing(connection):
                 connection.execute("ROLLBACK")
+            if self._begin != "BEGIN":
+                world.mark("database up")
 
 
 INJECTORS: Final[tuple[Injector, ...]] = (
