@@ -102,7 +102,7 @@ def log_lost(log: logging.Logger, death: PeerDied, task_ids: list[str]) -> None:
 def log_ending(log: logging.Logger, waiting: Waiting, verdict: Verdict, state: TaskState | None) -> None:
     """Log what a person may ask for later. Success is not logged: it is counted."""
     ended, claim = waiting.ended, waiting.claim
-    if verdict is Verdict.ALREADY_APPLIED or (verdict is Verdict.FENCED and claim is None):
+    if verdict is not Verdict.APPLIED and claim is None:  # all of a dead stranger's table is told, also what was stored long ago
         return
     if verdict is Verdict.APPLIED and ended.outcome is Outcome.SUCCESS:
         return
@@ -111,6 +111,10 @@ def log_ending(log: logging.Logger, waiting: Waiting, verdict: Verdict, state: T
         fields |= {"type": claim.type, "queue": claim.queue, "attempt": claim.attempt}
     if verdict is Verdict.FENCED:
         emit(log, logging.WARNING, Event.TASK_FENCED, "task is no longer ours: outcome dropped", **fields)
+        return
+    if verdict is Verdict.ALREADY_APPLIED:
+        told = "outcome was stored before, and nobody had heard so"
+        emit(log, logging.INFO, Event.TASK_ALREADY_APPLIED, told, outcome=ended.outcome.value, **fields)
         return
     event, level = _EVENTS[ended.outcome]
     if state is TaskState.DEAD_LETTER:

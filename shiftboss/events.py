@@ -70,6 +70,7 @@ class Event(StrEnum):
     TASK_CANCELLED = "task.cancelled"
     TASK_SNOOZED = "task.snoozed"
     TASK_FENCED = "task.fenced"
+    TASK_ALREADY_APPLIED = "task.already_applied"
     TASK_RELEASED = "task.released"
     TASK_RECOVERED = "task.recovered"
     TASK_UNKNOWN_TYPE = "task.unknown_type"

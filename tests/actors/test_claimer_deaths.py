@@ -157,6 +157,8 @@ def test_outcomes_held_for_a_dead_claimer_are_stored_once(scene: Scene) -> None:
     executor.wait_for(another)
     assert sorted(executor.stored()) == [0, 1]
     assert scene.counter("tasks_completed_total") == 2, "an outcome was counted twice"
+    claimer.wait_log("task.already_applied", task_id=stored_before, fence=claims[stored_before].fence, outcome="success")
+    assert not [line for line in claimer.log.of(dict) if line.get("event") == "task.already_applied" and new in str(line)]
     assert not [line for line in claimer.log.things if line.get("event") == "task.fenced"]
 
 

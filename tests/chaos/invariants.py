@@ -19,7 +19,8 @@ CHARGED: Final = frozenset({"failed", "timeout", "crashed", "lost", "cancelled"}
 MAX_REFUNDS: Final = 100
 SHOWN: Final = 20  # examples of one kind of violation
 _APPLIED: Final = frozenset(
-    {"task.failed", "task.timeout", "task.crashed", "task.interrupted", "task.cancelled", "task.snoozed", "task.dead_letter"}
+    f"task.{name}"
+    for name in ("failed", "timeout", "crashed", "interrupted", "cancelled", "snoozed", "dead_letter", "already_applied")
 )
 # What a handler may raise anywhere while another in its process takes all the memory.
 _NO_MEMORY: Final = ("MemoryError", "SystemError: error return without exception", "RuntimeError: can't start new thread")
@@ -128,6 +129,9 @@ def i5_truthful(e: Evidence) -> Iterator[str]:
                 yield f"{task_id} fence {fence} was told that it is fenced, and the task is completed by it"
             if attempt is not None and attempt.outcome != "lost":
                 yield f"{task_id} fence {fence} was told that it is fenced, and stands there as {attempt.outcome}"
+        elif event == "task.already_applied" and outcome == "success":
+            if row is None or row.status != "completed" or row.fence != fence:
+                yield f"{task_id} fence {fence} was told that it had completed the task, which is {row and row.status}"
         elif attempt is None or attempt.outcome != outcome:
             yield f"{task_id} fence {fence} was told that {outcome} is stored, and it is {attempt and attempt.outcome}"
 
@@ -238,7 +242,8 @@ def exercised(e: Evidence) -> Counter[str]:
         if row.id in e.ledger.retried:
             pairs["retried"] += 1
     pairs["zombie ends beside its successor"] = sum(1 for _ in _zombies(e))
-    pairs["fenced"] = sum(event == "task.fenced" for event, *_rest in e.verdicts)
+    for name in ("fenced", "already_applied"):
+        pairs[name] = sum(event == f"task.{name}" for event, *_rest in e.verdicts)
     return pairs
 
 

@@ -82,6 +82,7 @@ BREAKS: dict[str, tuple[str, Callable[[], Evidence]]] = {
     "false fenced": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 2, "")])),
     "false fenced of a failure": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 1, "")])),
     "false applied": ("I5", lambda: evidence(verdicts=[("task.crashed", TASK, 1, "crashed")])),
+    "false already applied": ("I5", lambda: evidence(verdicts=[("task.already_applied", TASK, 1, "success")])),
     "too many attempts": ("I6", lambda: evidence(tasks=[replace(ROW, attempts=6)])),
     "an attempt that nobody made": ("I6", lambda: evidence(tasks=[replace(ROW, attempts=3)])),
     "started twice": ("I7", lambda: evidence(lines=(*LINES, LINES[2]))),

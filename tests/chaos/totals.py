@@ -29,6 +29,7 @@ MUST_SEE: Final = (
     "pending -> cancelled",
     "retried",
     "fenced",
+    "already_applied",
     "zombie ends beside its successor",
 )
 
