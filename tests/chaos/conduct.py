@@ -18,7 +18,7 @@ from tests.chaos.injectors.base import Injector, NoTarget
 from tests.chaos.schedule import Fault, Schedule
 from tests.chaos.world import World
 
-THREADS: Final = 64
+THREADS: Final = 160  # most of them wait for their target
 ENDS_WITHIN_S: Final = 180.0
 WAIT_FOR_TARGET_S: Final = 45.0
 LOOK_AGAIN_S: Final = (0.1, 1.5)  # at random: those who wait for one service must not all hit it at once

@@ -18,19 +18,24 @@ from tests.chaos import workload
 from tests.chaos.ledger import Book
 
 BATCHES: Final = (1, 1, 1, 10, 50, 100, 200)
+ONE_BY_ONE: Final = (1,)  # so that at any moment one is due, or soon will be
 REMEMBERED: Final = 5_000
 
 
 class Producer:
     """Enqueues tasks until `count` are acknowledged, spread over the time that the faults take.
 
+    Args:
+        batches: how many at once, at random.
+
     Attributes:
         acknowledged: how many so far.
         recent: ids that were acknowledged lately, for operators to act on.
     """
 
-    def __init__(self, url: str, ledger_folder: Path, count: int, seed: int) -> None:
+    def __init__(self, url: str, ledger_folder: Path, count: int, seed: int, batches: Sequence[int] = BATCHES) -> None:
         self.count = count
+        self._batches = batches
         self.acknowledged = 0
         self.unknown = 0
         self.recent: deque[str] = deque(maxlen=REMEMBERED)
@@ -63,7 +68,7 @@ class Producer:
         try:
             store = open_store(self._url, application_name="chaos producer")
             while self.acknowledged < self.count:
-                size = min(self._rng.choice(BATCHES), self.count - self.acknowledged)
+                size = min(self._rng.choice(self._batches), self.count - self.acknowledged)
                 ahead_s = self.acknowledged / per_s - (time.monotonic() - began_s)
                 if ahead_s > 0:
                     pause.wait(min(ahead_s, 1.0))

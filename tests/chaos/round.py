@@ -15,6 +15,7 @@ from tests.chaos import injectors, invariants, ledger, leftovers, logs, recovery
 from tests.chaos.conduct import Conductor, Report, Result
 from tests.chaos.invariants import Evidence
 from tests.chaos.logs import LogLine
+from tests.chaos.producer import BATCHES
 from tests.chaos.schedule import Schedule
 from tests.chaos.world import SETTINGS, World
 
@@ -62,10 +63,10 @@ class Phases:
         self.seconds[name], self._began_s = now_s - self._began_s, now_s
 
 
-def run(schedule: Schedule, folder: Path, tasks: int) -> Outcome:
+def run(schedule: Schedule, folder: Path, tasks: int, batches: Sequence[int] = BATCHES) -> Outcome:
     """Carry out this schedule in `folder`, which must not exist; everything that it leaves stays there."""
     phases = Phases()
-    with World(schedule.facts, folder, tasks=tasks, seed=schedule.seed) as world:
+    with World(schedule.facts, folder, tasks=tasks, seed=schedule.seed, batches=batches) as world:
         schedule.save(folder / "schedule.json")
         phases.over("boot")
         world.producer.start(schedule.duration_s)

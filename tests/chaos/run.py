@@ -22,6 +22,7 @@ from typing import Final
 
 from tests.chaos import injectors, machine, schedule, slowly, totals
 from tests.chaos.injectors import Injector
+from tests.chaos.producer import BATCHES, ONE_BY_ONE
 from tests.chaos.round import Outcome, failed
 from tests.chaos.round import run as run_round
 from tests.chaos.schedule import Facts, Fault, Schedule
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     elif options.recovery:
         plan = slowly.draw(sums.next_seed, options.database)
         print(f"{len(plan.faults)} faults in {plan.duration_s:.0f} s", flush=True)
-        sums.outcomes.append(_round(plan, folder, slowly.tasks(plan), options.keep))
+        sums.outcomes.append(_round(plan, folder, slowly.tasks(plan), options.keep, ONE_BY_ONE))
     elif options.outage:
         sums.outcomes.append(_round(_outage(sums.seed, options.outage), folder, options.tasks, options.keep))
     else:
@@ -127,14 +128,14 @@ def _chosen(options: argparse.Namespace, facts: Facts) -> Sequence[Injector]:
     return [one for one in fitting if one.kind in options.only]
 
 
-def _round(plan: Schedule, folder: Path, tasks: int, keep: bool) -> Outcome:
+def _round(plan: Schedule, folder: Path, tasks: int, keep: bool, batches: Sequence[int] = BATCHES) -> Outcome:
     place = folder / f"seed-{plan.seed}"
     for again in itertools.count(2):
         if not place.exists():
             break
         place = folder / f"seed-{plan.seed}.{again}"  # what was broken off, or is replayed, stays
     try:
-        outcome = run_round(plan, place, tasks)
+        outcome = run_round(plan, place, tasks, batches)
     except Exception:  # noqa: BLE001  the harness's own failure is evidence like any other
         outcome = failed(plan, traceback.format_exc())
     if outcome.good and not keep:

@@ -18,14 +18,17 @@ FIRST_AT_S: Final = 2.0
 # kind -> (how often, seconds until the next fault)
 _EVERYWHERE: Final[Mapping[str, tuple[int, float]]] = {
     **{f"kill:{role}": (20, 1.5) for role in ROLES},
-    "kill:supervisor": (12, 6.0),
+    "kill:supervisor": (16, 6.0),
     "stop:service": (10, 4.0),
 }
 _DATABASE: Final[Mapping[str, Mapping[str, tuple[int, float]]]] = {
     "sqlite": {"sqlite:moved": (6, 4.0), "sqlite:locked": (6, 4.0)},
     "postgres": {"pg:restart": (5, 5.0), "pg:crash": (5, 5.0), "pg:away": (4, 8.0)},
 }
-_AIMED: Final = {"kill:supervisor": {"aimed": True, "down_s": 0.5}, "stop:service": {"signals": ["TERM"], "down_s": 0.0}}
+_AIMED: Final = {
+    "kill:supervisor": {"aimed": True, "leading": True, "down_s": 0.5},
+    "stop:service": {"signals": ["TERM"], "down_s": 0.0},
+}
 
 
 def draw(seed: int, database: str) -> Schedule:

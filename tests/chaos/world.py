@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
@@ -18,7 +18,7 @@ from shiftboss.store.open import open_store
 from tests.chaos import leftovers
 from tests.chaos.injectors.base import NoTarget
 from tests.chaos.ledger import Book
-from tests.chaos.producer import Producer
+from tests.chaos.producer import BATCHES, Producer
 from tests.chaos.proxy import Proxy
 from tests.chaos.schedule import Facts
 from tests.chaos.service import Service
@@ -65,7 +65,7 @@ class World:
         findings: what broke a promise while it ran, each a sentence.
     """
 
-    def __init__(self, facts: Facts, folder: Path, *, tasks: int, seed: int) -> None:
+    def __init__(self, facts: Facts, folder: Path, *, tasks: int, seed: int, batches: Sequence[int] = BATCHES) -> None:
         self.facts = facts
         self.folder = folder
         self.ledger_folder = folder / "ledger"
@@ -84,7 +84,7 @@ class World:
         self._server_thread = ThreadPoolExecutor(1, thread_name_prefix="server")
         self.database_rests_until_s = 0.0
         self.began_s = 0.0
-        self._seed, self._tasks = seed, tasks
+        self._seed, self._tasks, self._batches = seed, tasks, batches
         self._exits = contextlib.ExitStack()
         self._over = threading.Event()
 
@@ -96,7 +96,7 @@ class World:
             self.ledger_folder.mkdir()
             self._make_database()
             self.operators = Book(self.ledger_folder, "operator")
-            self.producer = Producer(self._url_for("producer"), self.ledger_folder, self._tasks, self._seed)
+            self.producer = Producer(self._url_for("producer"), self.ledger_folder, self._tasks, self._seed, self._batches)
             for name in self.facts.services:
                 service = Service(name, self.folder, self._url_for(name), self._settings())
                 self.services[name] = service

@@ -61,7 +61,7 @@ class NoDescriptors:
 class MovedAway:
     """The database file is not where it was, and comes back; no service starts meanwhile, which would be told to go."""
 
-    kind, weight, exclusive = "sqlite:moved", 2.0, "database"
+    kind, weight, exclusive = "sqlite:moved", 0.2, "database"
 
     def __init__(self) -> None:
         self._held: dict[int, contextlib.ExitStack] = {}

@@ -104,7 +104,7 @@ class Hostile(Poison):
 class KillsSupervisor:
     """A task that kills the parent of its executor: the service is gone, the task is lost once, and runs elsewhere."""
 
-    kind, weight, exclusive = "poison:parent", 0.5, "service"
+    kind, weight, exclusive = "poison:parent", 0.1, "service"
 
     def fits(self, facts: Facts) -> bool:
         return True

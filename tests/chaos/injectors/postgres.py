@@ -22,22 +22,32 @@ if TYPE_CHECKING:
     from tests.chaos.world import World
 
 _GATE_WAIT_S: Final = 1.0
-_REST_S: Final = 3.0  # between two outages, so that work is done and found out
+_REST_S: Final = 2.0  # between two outages, so that work is done and found out
 
 
 @contextlib.contextmanager
 def whole_database(world: World) -> Iterator[None]:
     """Alone in taking the server away, or `NoTarget`."""
-    world.refuse_in_quiet()
+    refuse_unrested(world)
     if not world.database_gate.acquire(timeout=_GATE_WAIT_S):
         raise NoTarget("another fault has taken the database away")
     try:
-        if time.monotonic() < world.database_rests_until_s:
-            raise NoTarget("the database has just come back")
+        refuse_unrested(world)
         yield
-        world.database_rests_until_s = time.monotonic() + _REST_S
+        has_come_back(world)
     finally:
         world.database_gate.release()
+
+
+def refuse_unrested(world: World) -> None:
+    """`NoTarget` when the database has only just come back: a world that is always down shows nothing."""
+    world.refuse_in_quiet()
+    if time.monotonic() < world.database_rests_until_s:
+        raise NoTarget("the database has just come back")
+
+
+def has_come_back(world: World) -> None:
+    world.database_rests_until_s = time.monotonic() + _REST_S
 
 
 def connect(world: World) -> psycopg.Connection[tuple[object, ...]]:
@@ -149,22 +159,24 @@ class ShortTimeouts:
     """The database is given a statement_timeout, then a lock_timeout, that nobody can work with; then none again."""
 
     exclusive = "database"
-    kind, weight = "pg:timeouts", 2.0
+    kind, weight = "pg:timeouts", 0.3
 
     def fits(self, facts: Facts) -> bool:
         return facts.database == "postgres"
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        return rng.uniform(0.5, 2.0), "", {"setting": rng.choice(["statement_timeout", "lock_timeout"])}
+        return rng.uniform(0.3, 1.0), "", {"setting": rng.choice(["statement_timeout", "lock_timeout"])}
 
     def start(self, world: World, fault: Fault) -> None:
+        refuse_unrested(world)
         self._set(world, f"ALTER DATABASE chaos SET {fault.params['setting']} = '5ms'")
 
     def stop(self, world: World, fault: Fault) -> None:
         until_s = time.monotonic() + 30.0
         while True:
             try:
-                return self._set(world, f"ALTER DATABASE chaos RESET {fault.params['setting']}")
+                self._set(world, f"ALTER DATABASE chaos RESET {fault.params['setting']}")
+                return has_come_back(world)
             except NoTarget:
                 if time.monotonic() > until_s:
                     raise AssertionError("the database cannot be given its timeouts back") from None
@@ -182,9 +194,9 @@ class ShortTimeouts:
 
 
 INJECTORS: Final[tuple[Injector, ...]] = (
-    Away("pg:crash", 0.7, signal.SIGQUIT, (0.0, 0.3)),
-    Away("pg:restart", 0.7, signal.SIGINT, (0.0, 0.3)),
-    Away("pg:away", 0.4, signal.SIGQUIT, (1.0, 4.0)),
+    Away("pg:crash", 0.2, signal.SIGQUIT, (0.0, 0.3)),
+    Away("pg:restart", 0.2, signal.SIGINT, (0.0, 0.3)),
+    Away("pg:away", 0.1, signal.SIGQUIT, (1.0, 3.0)),
     Terminate(),
     Held("pg:pinned-xmin", 4.0, "pin", (1.0, 6.0)),
     Held("pg:locked-rows", 4.0, "lock_rows", (1.0, 6.0)),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import psycopg
 
 from tests.chaos.injectors.base import NoTarget
-from tests.chaos.injectors.postgres import connect
+from tests.chaos.injectors.postgres import connect, has_come_back, refuse_unrested
 from tests.chaos.rows import SQL
 from tests.chaos.schedule import Facts, Fault, Params
 
@@ -38,13 +38,15 @@ class ServerSetting:
         return rng.uniform(*self._for_s), "", {}
 
     def start(self, world: World, fault: Fault) -> None:
+        refuse_unrested(world)
         self._alter(world, [f"SET {name} = {value}" for name, value in self._settings.items()])
 
     def stop(self, world: World, fault: Fault) -> None:
         until_s = time.monotonic() + _BACK_WITHIN_S
         while True:
             try:
-                return self._alter(world, [f"RESET {name}" for name in self._settings])
+                self._alter(world, [f"RESET {name}" for name in self._settings])
+                return has_come_back(world)
             except NoTarget:
                 if time.monotonic() > until_s:
                     raise AssertionError(f"the server could not be set back: {', '.join(self._settings)}") from None
@@ -64,7 +66,7 @@ class OutOfConnections:
     """Strangers take every connection that there is, also ours."""
 
     exclusive = "database"
-    kind, weight = "pg:connections", 1.0
+    kind, weight = "pg:connections", 0.2
 
     def __init__(self) -> None:
         self._held: dict[int, list[psycopg.Connection[tuple[object, ...]]]] = {}
@@ -73,9 +75,10 @@ class OutOfConnections:
         return facts.database == "postgres"
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        return rng.uniform(0.3, 3.0), "", {}
+        return rng.uniform(0.3, 1.5), "", {}
 
     def start(self, world: World, fault: Fault) -> None:
+        refuse_unrested(world)
         held = self._held[fault.number] = [connect(world)]
         try:
             with contextlib.suppress(NoTarget):
@@ -92,13 +95,16 @@ class OutOfConnections:
             held.append(connect(world))
 
     def stop(self, world: World, fault: Fault) -> None:
-        for stranger in self._held.pop(fault.number, []):
+        held = self._held.pop(fault.number, [])
+        for stranger in held:
             stranger.close()
+        if held:
+            has_come_back(world)
 
 
 INJECTORS: Final[tuple[Injector, ...]] = (
-    ServerSetting("pg:read-only", 1.0, (0.2, 2.0), {"default_transaction_read_only": "on"}),
+    ServerSetting("pg:read-only", 0.2, (0.2, 1.0), {"default_transaction_read_only": "on"}),
     # Before a commit is made durable it waits for so many microseconds: to us, a slow disk.
-    ServerSetting("pg:slow-disk", 2.0, (0.5, 3.0), {"commit_delay": "100000", "commit_siblings": "0"}),
+    ServerSetting("pg:slow-disk", 1.0, (0.5, 2.0), {"commit_delay": "100000", "commit_siblings": "0"}),
     OutOfConnections(),
 )

@@ -30,7 +30,7 @@ LONG_TASKS: Final = 8
 
 def _draw_outage(rng: random.Random, facts: Facts) -> float:
     """How long a service stays down: mostly less than a lease, sometimes more, so that others recover its tasks."""
-    return rng.uniform(0.0, 0.5) if rng.random() < 0.7 else rng.uniform(facts.lease_s, facts.lease_s + 2.0)
+    return rng.uniform(0.0, 0.5) if rng.random() < 0.8 else rng.uniform(facts.lease_s, facts.lease_s + 2.0)
 
 
 def _start_again(service: Service) -> None:
@@ -42,17 +42,18 @@ class KillSupervisor:
     """SIGKILL to the supervisor: everything of it is gone at once, and another service runs its tasks."""
 
     exclusive = "service"
-    kind, weight = "kill:supervisor", 1.5
+    kind, weight = "kill:supervisor", 0.4
 
     def fits(self, facts: Facts) -> bool:
         return True
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
-        params = {"down_s": round(_draw_outage(rng, facts), 3), "aimed": rng.random() < 0.25}
+        params = {"down_s": round(_draw_outage(rng, facts), 3), "aimed": rng.random() < 0.25, "leading": rng.random() < 0.25}
         return 0.0, rng.choice(facts.services), params
 
     def start(self, world: World, fault: Fault) -> None:
-        with world.ending(fault.target) as service:
+        name = world.leading().name if fault.params["leading"] else fault.target
+        with world.ending(name) as service:
             if fault.params["aimed"]:
                 with _database(world) as store:
                     _give_long_tasks(world, store, service, world.facts.lease_s)
@@ -76,7 +77,7 @@ def kill_service(world: World, service: Service, down_s: float) -> None:
 class KillEverything(KillSupervisor):
     """All services at once, as when the machine loses its power; the database stays."""
 
-    kind, weight = "kill:everything", 0.3
+    kind, weight = "kill:everything", 0.05
 
     def start(self, world: World, fault: Fault) -> None:
         with world.all_services() as services:
@@ -91,7 +92,7 @@ class KillEverything(KillSupervisor):
 class KillInSpawnWindow(KillSupervisor):
     """The supervisor dies while it starts a child: between fork, exec and the child's own guard against that."""
 
-    kind, weight = "kill:spawn-window", 0.7
+    kind, weight = "kill:spawn-window", 0.2
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         params = {
@@ -114,7 +115,7 @@ class KillInSpawnWindow(KillSupervisor):
 class KillAtStart(KillSupervisor):
     """The supervisor dies while the service starts."""
 
-    kind, weight = "kill:start", 0.3
+    kind, weight = "kill:start", 0.05
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         return 0.0, rng.choice(facts.services), {"delay_s": round(rng.uniform(0.0, 1.5), 3)}
@@ -130,7 +131,7 @@ class Stop:
     """SIGTERM (or INT, QUIT, or TERM twice), an exit with 0 in time, and a new start."""
 
     exclusive = "service"
-    kind, weight = "stop:service", 1.0
+    kind, weight = "stop:service", 0.4
 
     def fits(self, facts: Facts) -> bool:
         return True
@@ -170,7 +171,7 @@ class Stop:
 class KillWhileStopping(Stop):
     """An actor is killed in the middle of a stop."""
 
-    kind, weight = "kill:stop", 0.7
+    kind, weight = "kill:stop", 0.2
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         params = {"role": rng.choice(ROLES), "nth": rng.randrange(8), "delay_s": round(rng.uniform(0.0, 1.0), 3)}
