@@ -7,9 +7,10 @@ the result to `counters` before it commits. So the counters are as true as the r
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Final, NamedTuple
 
 from shiftboss.model import Outcome, TaskState
@@ -44,30 +45,60 @@ def _bound(index: int, buckets: tuple[float, ...] = DURATION_BUCKETS_S) -> str:
     return str(buckets[index]) if index < len(buckets) else "+Inf"
 
 
-def outcome_counters(applied: Iterable[Applied]) -> list[CounterDelta]:
-    """Counter increments for outcomes that were applied; histogram buckets are not cumulative here.
+class Tally:
+    """Counts stored outcomes; `deltas` says what they add to the counters. Histogram buckets are not cumulative here.
 
     `tasks_completed_total{type,status}` counts attempts that ended by themselves: success, or failed (error, timeout, crash).
     Interrupted, snoozed and cancelled attempts are neither.
     """
-    # Most of a batch is alike, so the names and labels are made once for each kind: a tenth of the time.
-    alike: defaultdict[tuple[str, int, Outcome, TaskState, int], list[float]] = defaultdict(list)
-    for type_, attempt, outcome, state, duration_s in applied:
-        alike[type_, attempt, outcome, state, bisect_left(DURATION_BUCKETS_S, duration_s)].append(duration_s)
-    totals: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
-    seconds: dict[str, float] = {}
-    for (type_, attempt, outcome, state, bucket), durations in alike.items():
-        if outcome in _ENDED_BY_ITSELF:
-            status = "success" if outcome is Outcome.SUCCESS else "failed"
-            totals["tasks_completed_total", (("status", status), ("type", type_))] += len(durations)
-            totals["task_duration_seconds_bucket", (("le", _bound(bucket)), ("type", type_))] += len(durations)
-            seconds[type_] = seconds.get(type_, 0.0) + sum(durations)
-            if state is TaskState.PENDING:
-                totals["task_retries_total", (("attempt", str(attempt)), ("type", type_))] += len(durations)
-        if state is TaskState.DEAD_LETTER:
-            totals["tasks_dead_letter_total", (("type", type_),)] += len(durations)
-    counts = [_delta(name, dict(values), float(n)) for (name, values), n in totals.items()]
-    return counts + [_delta("task_duration_seconds_sum", {"type": type_}, total) for type_, total in seconds.items()]
+
+    def __init__(self) -> None:
+        # Most of a batch is alike, so the names and labels are made once for each kind.
+        self._alike: defaultdict[tuple[str, int, Outcome, TaskState], list[float]] = defaultdict(list)
+
+    def add(self, one: Applied) -> None:
+        """Count one outcome."""
+        self._alike[one.type, one.attempt, one.outcome, one.state].append(one.duration_s)
+
+    def add_completed(self, type_: str, durations_s: Sequence[float]) -> None:
+        """Count many successes of one type, of whatever attempts."""
+        self._alike[type_, 0, Outcome.SUCCESS, TaskState.COMPLETED].extend(durations_s)
+
+    def deltas(self) -> list[CounterDelta]:
+        totals: Counter[tuple[str, tuple[tuple[str, str], ...]]] = Counter()
+        seconds: dict[str, float] = {}
+        for (type_, attempt, outcome, state), durations in self._alike.items():
+            if outcome in _ENDED_BY_ITSELF:
+                status = "success" if outcome is Outcome.SUCCESS else "failed"
+                totals["tasks_completed_total", (("status", status), ("type", type_))] += len(durations)
+                for bucket, n in _buckets(durations):
+                    totals["task_duration_seconds_bucket", (("le", bucket), ("type", type_))] += n
+                seconds[type_] = seconds.get(type_, 0.0) + sum(durations)
+                if state is TaskState.PENDING:
+                    totals["task_retries_total", (("attempt", str(attempt)), ("type", type_))] += len(durations)
+            if state is TaskState.DEAD_LETTER:
+                totals["tasks_dead_letter_total", (("type", type_),)] += len(durations)
+        counts = [_delta(name, dict(values), float(n)) for (name, values), n in totals.items()]
+        return counts + [_delta("task_duration_seconds_sum", {"type": type_}, total) for type_, total in seconds.items()]
+
+
+def outcome_counters(applied: Iterable[Applied]) -> list[CounterDelta]:
+    """Counter increments for outcomes that were applied; see `Tally`."""
+    tally = Tally()
+    for one in applied:
+        tally.add(one)
+    return tally.deltas()
+
+
+def _buckets(durations: Sequence[float]) -> Iterator[tuple[str, int]]:
+    """(bucket, how many) for those that hold any."""
+    ordered = sorted(durations)
+    start = 0
+    for index, bound in enumerate((*DURATION_BUCKETS_S, inf)):
+        end = bisect_right(ordered, bound, start)
+        if end > start:
+            yield _bound(index), end - start
+        start = end
 
 
 def _delta(name: str, values: Mapping[str, str], value: float) -> CounterDelta:

@@ -69,9 +69,9 @@ _ENDED_POSTGRES = (
     "  ORDER BY t.id FOR UPDATE OF t\n), priced"
 )
 _COMPLETED_POSTGRES = (
-    "WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n  RETURNING t.*"
+    "WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n  RETURNING t.id"
 )
-_VERDICT = "    applied, claims = _stored(link, request, in_order, now)\n    verdicts = _verdicts(link, request.ended, applied)\n"
+_STORED_POSTGRES = "    applied, claims = _stored(link, request, in_order, now)\n"
 
 MUTANTS: Final = (
     *_pair(
@@ -139,11 +139,11 @@ MUTANTS: Final = (
         (
             (
                 POSTGRES + "exchange.py",
-                _VERDICT,
-                "    asked = [key for key in ended if is_uuid(key[0])]\n    before = _already_applied(link, asked)\n"
-                + _VERDICT.replace("applied)\n", "applied, before)\n").replace("now, before)", "now)"),
+                _STORED_POSTGRES,
+                "    before = _already_applied(link, [_KEY(item) for item in in_order])\n" + _STORED_POSTGRES,
             ),
-            (POSTGRES + "exchange.py", "applied: Mapping[Key, Applied]) -> list[Verdict]:", "applied, before):"),
+            (POSTGRES + "exchange.py", "(link, request.ended, applied)\n", "(link, request.ended, applied, before)\n"),
+            (POSTGRES + "exchange.py", "applied: Mapping[Key, TaskState]) -> list[Verdict]:", "applied, before):"),
             (
                 POSTGRES + "exchange.py",
                 "_already_applied(link, [key for key in sorted(refused) if is_uuid(key[0])]) | applied.keys()",

@@ -148,7 +148,7 @@ def test_an_end_that_meets_its_own_earlier_commit_under_way_is_already_applied(
     lost = open_postgres(pg_database)  # its client has given up; the server still works on it
     with closing(lost), lost._link.connected() as connection, connection.transaction():
         for statement in _end_statements(Exchange(worker_id="w1"), [end], None):
-            run(connection, *statement)
+            run(connection, statement.query, statement.params)
         again.start()
         again.join(0.3)
         assert again.is_alive(), "it should wait for the commit"

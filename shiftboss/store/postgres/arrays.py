@@ -1,14 +1,25 @@
-"""Values on their way in: array literals in one string, and text that PostgreSQL can store.
+"""Values on their way in: arrays in one piece, and text that PostgreSQL can store.
 
-A batch travels as a few array literals: building them by `str.join` costs a tenth of adapting each element.
+A batch travels as a few arrays: building their literals by `str.join` costs a tenth of adapting each element. What every end
+of an attempt has goes in binary form, which spares both sides the digits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+import psycopg
+from psycopg import abc as pg_abc
+from psycopg import adapt, postgres, pq
+
+_HEAD: Final = struct.Struct("!iiiii")  # dimensions, whether it has NULLs, the elements' type, how many, the first one's number
+_NULL: Final = struct.pack("!i", -1)
+_FLOAT8: Final = struct.Struct("!id")
+_INT8: Final = struct.Struct("!iq")
+_UUID_LENGTH: Final = "00000010"
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -20,6 +31,78 @@ def text_array(values: Iterable[str | None]) -> str:
 def plain_array(values: Iterable[object]) -> str:
     """An array literal of UUIDs, numbers or booleans, which need no quotes; `None` becomes NULL."""
     return "{" + ",".join("NULL" if v is None else str(v) for v in values) + "}"
+
+
+class BinaryArray:
+    """An array parameter as the protocol carries it; see `register_arrays`."""
+
+    __slots__ = ("body", "count", "has_null")
+    element = ""  # name of the elements' type
+
+    def __init__(self, body: bytes, count: int, has_null: bool = False) -> None:
+        self.body, self.count, self.has_null = body, count, has_null
+
+
+class UuidArray(BinaryArray):
+    """Of UUIDs."""
+
+    element = "uuid"
+
+
+class FloatArray(BinaryArray):
+    """Of double precision."""
+
+    element = "float8"
+
+
+class IntArray(BinaryArray):
+    """Of bigint."""
+
+    element = "int8"
+
+
+def uuid_array(ids: Sequence[str]) -> UuidArray | None:
+    """The ids as an array; `None` when not all of them are UUIDs in the usual form of 36 characters."""
+    count = len(ids)
+    text = ",".join(ids)
+    if len(text) != 37 * count - 1 or text[36::37] != "," * (count - 1):
+        return None
+    if any(text[at::37] != "-" * count for at in (8, 13, 18, 23)):
+        return None
+    try:
+        body = bytes.fromhex(_UUID_LENGTH + text.replace("-", "").replace(",", _UUID_LENGTH))
+    except ValueError:
+        return None
+    return UuidArray(body, count) if len(body) == 20 * count else None  # fromhex passes over blanks
+
+
+def float_array(values: Sequence[float | None]) -> FloatArray:
+    pack = _FLOAT8.pack
+    body = b"".join([_NULL if value is None else pack(8, value) for value in values])
+    return FloatArray(body, len(values), None in values)
+
+
+def int_array(values: Sequence[int]) -> IntArray:
+    pack = _INT8.pack
+    return IntArray(b"".join([pack(8, value) for value in values]), len(values))
+
+
+class _ArrayDumper(adapt.Dumper):
+    """Already in the form that travels: what is left is the head."""
+
+    format = pq.Format.BINARY
+    element_oid = 0
+
+    def dump(self, obj: BinaryArray) -> pg_abc.Buffer | None:
+        return _HEAD.pack(1, obj.has_null, self.element_oid, obj.count, 1) + obj.body
+
+
+def register_arrays(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Have `connection` take our arrays as parameters."""
+    for kind in (UuidArray, FloatArray, IntArray):
+        info = postgres.types[kind.element]
+        dumper = type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": info.array_oid, "element_oid": info.oid})
+        connection.adapters.register_dumper(kind, dumper)
 
 
 def _quoted(value: str) -> str:

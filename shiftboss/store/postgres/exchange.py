@@ -8,11 +8,12 @@ same is done again without it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from itertools import chain
-from typing import Final, TypeAlias
+from itertools import chain, islice
+from operator import attrgetter, lt
+from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 import psycopg
@@ -31,9 +32,9 @@ from shiftboss.model import (
     Verdict,
 )
 from shiftboss.store.base import ClaimAsk, Exchange, Exchanged
-from shiftboss.store.counting import Applied, outcome_counters
+from shiftboss.store.counting import Applied, Tally
 from shiftboss.store.postgres import rows
-from shiftboss.store.postgres.arrays import ascii_only, plain_array
+from shiftboss.store.postgres.arrays import ascii_only, plain_array, uuid_array
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import BoundedConnection, Link, Params, Row, bounds, run
 from shiftboss.store.postgres.params import (
@@ -54,6 +55,7 @@ from shiftboss.store.postgres.params import (
 log = logging.getLogger(__name__)
 
 Statement: TypeAlias = tuple[str, Params]
+_KEY: Final = attrgetter("task_id", "fence")
 _MAX_DEADLOCKS: Final = 3
 _MAX_LOCKED: Final = 3
 # Longer than any transaction of ours holds a row; who is told LATER does not even wait for so long.
@@ -75,13 +77,23 @@ def exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
 
 
 def _exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
-    # Of two with one fence the first counts.
-    ended = {(item.task_id, item.fence): item for item in reversed(request.ended) if is_uuid(item.task_id)}
-    in_order = [ended[key] for key in sorted(ended)]  # two writers never wait for each other in a circle
+    in_order = _in_order(request.ended)
     applied, claims = _stored(link, request, in_order, now)
+    if len(applied) == len(request.ended):  # nearly always, and then there is nothing to judge
+        states = list(map(applied.__getitem__, map(_KEY, request.ended)))
+        return Exchanged(verdicts=[Verdict.APPLIED] * len(states), states=states, claims=claims)
     verdicts = _verdicts(link, request.ended, applied)
-    states = [applied[key].state if verdict is Verdict.APPLIED else None for key, verdict in _keyed(request.ended, verdicts)]
-    return Exchanged(verdicts=verdicts, states=states, claims=claims)
+    told = [applied[key] if verdict is Verdict.APPLIED else None for key, verdict in _keyed(request.ended, verdicts)]
+    return Exchanged(verdicts=verdicts, states=told, claims=claims)
+
+
+def _in_order(ended: Sequence[Ended]) -> Sequence[Ended]:
+    """By id, since two writers then never wait for each other in a circle; of two with one fence the first counts."""
+    ids = [item.task_id for item in ended]
+    if uuid_array(ids) is not None and all(map(lt, ids, islice(ids, 1, None))):
+        return ended  # as the claimer sends them
+    first = {(item.task_id, item.fence): item for item in reversed(ended) if is_uuid(item.task_id)}
+    return [first[key] for key in sorted(first)]
 
 
 # ---- rows that others have locked
@@ -121,7 +133,7 @@ def _with_later(request: Exchange, later: AbstractSet[str], answer: Exchanged) -
 
 def _stored(
     link: Link, request: Exchange, ended: Sequence[Ended], now: datetime | None
-) -> tuple[Mapping[Key, Applied], list[Claim]]:
+) -> tuple[Mapping[Key, TaskState], list[Claim]]:
     for _ in range(_MAX_DEADLOCKS):
         try:
             return _pipelined(link, request, ended, now)
@@ -141,30 +153,39 @@ def _stored(
 
 def _pipelined(
     link: Link, request: Exchange, ended: Sequence[Ended], now: datetime | None
-) -> tuple[Mapping[Key, Applied], list[Claim]]:
-    applied: Mapping[Key, Applied] = {}
+) -> tuple[Mapping[Key, TaskState], list[Claim]]:
+    applied: Mapping[Key, TaskState] = {}
+    tally = Tally()
     claimed: psycopg.Cursor[Row] | None = None
     with link.transaction(pinned=True, lock_timeout_s=_LOCK_TIMEOUT_S) as connection:
-        cursors = [run(connection, *statement) for statement in _end_statements(request, ended, now)]
+        answers = [(run(connection, end.query, end.params, binary=True), end) for end in _end_statements(request, ended, now)]
         for statement in _other_statements(request, now):
             run(connection, *statement)
         if request.claim is not None and request.claim.lanes and request.claim.limit > 0:
-            claimed = run(connection, *_claim_statement(request, request.claim, now))
-        if cursors:
+            claimed = _ask(connection, _claim_statement(request, request.claim, now))
+        if answers:
             connection.collect()  # the counters of this transaction follow from what was applied
-            applied = _applied(ended, (row for cursor in cursors for row in cursor))
-        for statement in _counter_statements(request, applied):
+            applied = _applied(answers, tally)
+        for statement in _counter_statements(request, tally):
             run(connection, *statement)
     return applied, _claims(claimed)
 
 
-def _end_statements(request: Exchange, ended: Sequence[Ended], now: datetime | None) -> Iterator[Statement]:
+class _End(NamedTuple):
+    """One statement that ends attempts."""
+
+    query: str
+    params: Params
+    ended: Sequence[Ended]
+
+
+def _end_statements(request: Exchange, ended: Sequence[Ended], now: datetime | None) -> Iterator[_End]:
     successes = [item for item in ended if item.outcome is Outcome.SUCCESS]
     others = [item for item in ended if item.outcome is not Outcome.SUCCESS]
     if successes:
-        yield "complete_tasks", complete_params(request.worker_id, successes, now)
+        yield _End("complete_tasks", complete_params(request.worker_id, successes, now), successes)
     if others:
-        yield "end_attempts", end_params(request.worker_id, others, now)
+        yield _End("end_attempts", end_params(request.worker_id, others, now), others)
 
 
 def _other_statements(request: Exchange, now: datetime | None) -> Iterator[Statement]:
@@ -184,27 +205,38 @@ def _claim_statement(request: Exchange, ask: ClaimAsk, now: datetime | None) -> 
     return ("claim" if ask.merge is None else f"claim_{ask.merge}"), claim_params(request.worker_id, ask, now)
 
 
-def _counter_statements(request: Exchange, applied: Mapping[Key, Applied]) -> Iterator[Statement]:
+def _ask(connection: BoundedConnection, statement: Statement) -> psycopg.Cursor[Row]:
+    return run(connection, *statement, binary=True, prepare=rows.claim_loaders)
+
+
+def _counter_statements(request: Exchange, tally: Tally) -> Iterator[Statement]:
     totals: dict[tuple[str, str], float] = {}
-    for delta in (*request.counters, *outcome_counters(applied.values())):
+    for delta in (*request.counters, *tally.deltas()):
         totals[delta.name, delta.labels] = totals.get((delta.name, delta.labels), 0.0) + delta.value
     if totals:
         yield "add_counters", counter_params(request.worker_id, totals)
 
 
-def _applied(ended: Iterable[Ended], answers: Iterable[Row]) -> dict[Key, Applied]:
-    """From (id, fence, type, attempt[, status]) of what was stored."""
-    told = {(item.task_id, item.fence): item for item in ended}
-    applied: dict[Key, Applied] = {}
-    for task_id, fence, type_, attempt, *status in answers:
-        item = told[task_id, fence]
-        state = TaskState(status[0]) if status else TaskState.COMPLETED
-        applied[task_id, fence] = Applied(type_, attempt, item.outcome, state, duration_of(item))
+def _applied(answers: Iterable[tuple[psycopg.Cursor[Row], _End]], tally: Tally) -> dict[Key, TaskState]:
+    """What was stored, and where it led; counted in `tally`."""
+    applied: dict[Key, TaskState] = {}
+    for cursor, end in answers:
+        if end.query == "end_attempts":
+            told = {_KEY(item): item for item in end.ended}
+            for task_id, fence, type_, attempt, status in cursor.fetchall():
+                item, state = told[task_id, fence], TaskState(status)
+                applied[task_id, fence] = state
+                tally.add(Applied(type_, attempt, item.outcome, state, duration_of(item)))
+        else:
+            for type_, places in cursor.fetchall():
+                done = end.ended if len(places) == len(end.ended) else [end.ended[place - 1] for place in places]
+                applied.update(dict.fromkeys(map(_KEY, done), TaskState.COMPLETED))
+                tally.add_completed(type_, [duration_of(item) for item in done])
     return applied
 
 
 def _claims(cursor: psycopg.Cursor[Row] | None) -> list[Claim]:
-    return [] if cursor is None else [rows.claim(row) for row in sorted(cursor.fetchall(), key=lambda row: int(row[0]))]
+    return [] if cursor is None else rows.claims(cursor.fetchall())
 
 
 # ---- row by row
@@ -212,30 +244,33 @@ def _claims(cursor: psycopg.Cursor[Row] | None) -> list[Claim]:
 
 def _row_by_row(
     link: Link, request: Exchange, ended: Sequence[Ended], now: datetime | None
-) -> tuple[Mapping[Key, Applied], list[Claim]]:
-    applied: dict[Key, Applied] = {}
+) -> tuple[Mapping[Key, TaskState], list[Claim]]:
+    applied: dict[Key, TaskState] = {}
+    tally = Tally()
     claimed: psycopg.Cursor[Row] | None = None
     with link.connected() as connection, connection.transaction():
         bounds(connection, pinned=True, lock_timeout_s=_LOCK_TIMEOUT_S)
         for item in ended:
-            applied |= _end_one(connection, request, item, now)
+            applied |= _end_one(connection, request, item, now, tally)
         for statement in _single_statements(request, now):
             _tried(connection, statement)
         if request.claim is not None and request.claim.lanes and request.claim.limit > 0:
-            claimed = _tried(connection, _claim_statement(request, request.claim, now))
-        for statement in _counter_statements(request, applied):
+            claimed = _tried(connection, _claim_statement(request, request.claim, now), _ask)
+        for statement in _counter_statements(request, tally):
             _tried(connection, statement)
     return applied, _claims(claimed)
 
 
-def _end_one(connection: BoundedConnection, request: Exchange, item: Ended, now: datetime | None) -> dict[Key, Applied]:
+def _end_one(
+    connection: BoundedConnection, request: Exchange, item: Ended, now: datetime | None, tally: Tally
+) -> dict[Key, TaskState]:
     """Store one end; when its texts are refused, without its result and in ASCII: an end is worth more than its words."""
     plain = msgspec.structs.replace(item, result=NULL, error=ascii_only(item.error), traceback=ascii_only(item.traceback))
     for version, names in ((item, {}), (plain, {}), (plain, _ANYWAY)):
-        for name, params in _end_statements(request, [version], now):
-            cursor = _tried(connection, (names.get(name, name), params))
+        for end in _end_statements(request, [version], now):
+            cursor = _tried(connection, (names.get(end.query, end.query), end.params))
             if cursor is not None:
-                return _applied([item], cursor.fetchall())
+                return _applied([(cursor, end)], tally)
     return {}
 
 
@@ -248,11 +283,19 @@ def _single_statements(request: Exchange, now: datetime | None) -> Iterator[Stat
         yield from _other_statements(Exchange(worker_id=request.worker_id, progress=[progress]), now)
 
 
-def _tried(connection: BoundedConnection, statement: Statement) -> psycopg.Cursor[Row] | None:
+def _plainly(connection: BoundedConnection, statement: Statement) -> psycopg.Cursor[Row]:
+    return run(connection, *statement)
+
+
+def _tried(
+    connection: BoundedConnection,
+    statement: Statement,
+    how: Callable[[BoundedConnection, Statement], psycopg.Cursor[Row]] = _plainly,
+) -> psycopg.Cursor[Row] | None:
     """Run one statement in a savepoint; `None` when its values were refused."""
     try:
         with connection.transaction():
-            return run(connection, *statement)
+            return how(connection, statement)
     except (psycopg.Error, UnicodeError) as error:
         if not is_data_error(error):
             raise
@@ -263,7 +306,7 @@ def _tried(connection: BoundedConnection, statement: Statement) -> psycopg.Curso
 # ---- verdicts
 
 
-def _verdicts(link: Link, ended: Sequence[Ended], applied: Mapping[Key, Applied]) -> list[Verdict]:
+def _verdicts(link: Link, ended: Sequence[Ended], applied: Mapping[Key, TaskState]) -> list[Verdict]:
     refused = {(item.task_id, item.fence) for item in ended} - applied.keys()
     already = _already_applied(link, [key for key in sorted(refused) if is_uuid(key[0])]) | applied.keys()
     verdicts: list[Verdict] = []

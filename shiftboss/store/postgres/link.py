@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -14,6 +14,7 @@ from psycopg import pq
 from psycopg.types.datetime import TimestamptzLoader
 
 from shiftboss.errors import StoreUnavailable
+from shiftboss.store.postgres.arrays import register_arrays
 from shiftboss.store.postgres.dsn import Address
 from shiftboss.store.postgres.errors import is_pooler_trouble, is_unavailable, translated
 from shiftboss.store.postgres.sqltext import queries
@@ -204,6 +205,7 @@ def connect(address: Address) -> BoundedConnection:
     connection = BoundedConnection.connect(address.conninfo, autocommit=True, prepare_threshold=None)
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.adapters.register_loader("timestamptz", _UtcLoader)
+    register_arrays(connection)
     return connection
 
 
@@ -240,6 +242,21 @@ def lift_bounds(connection: BoundedConnection) -> None:
     run(connection, "lift_bounds", {})
 
 
-def run(connection: BoundedConnection, query: str, params: Params) -> psycopg.Cursor[Row]:
-    """Queue a named query in an open transaction."""
-    return connection.execute(queries()[query], params)
+def run(
+    connection: BoundedConnection,
+    query: str,
+    params: Params,
+    *,
+    binary: bool = False,
+    prepare: Callable[[psycopg.Cursor[Row]], None] | None = None,
+) -> psycopg.Cursor[Row]:
+    """Queue a named query in an open transaction.
+
+    Args:
+        binary: have the rows in binary form, which is quicker to write and to read.
+        prepare: called with the cursor before that.
+    """
+    cursor = connection.cursor(binary=binary)
+    if prepare is not None:
+        prepare(cursor)
+    return cursor.execute(queries()[query], params)

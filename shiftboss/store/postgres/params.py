@@ -21,7 +21,7 @@ from shiftboss.model import (
     Progress,
 )
 from shiftboss.store.base import ClaimAsk
-from shiftboss.store.postgres.arrays import plain_array, storable, text_array
+from shiftboss.store.postgres.arrays import float_array, int_array, plain_array, storable, text_array, uuid_array
 from shiftboss.store.postgres.link import Params
 
 Key: TypeAlias = tuple[str, int]  # id, fence
@@ -35,11 +35,12 @@ def is_uuid(text: str) -> bool:
 
 
 def complete_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
+    results = [None if item.result == NULL else _text(item.result) for item in ended]
     return {
         **key_params([(item.task_id, item.fence) for item in ended]),
-        "results": text_array(None if item.result == NULL else _text(item.result) for item in ended),
-        "starts": plain_array(_moment(item.started_at) for item in ended),
-        "durations": plain_array(duration_of(item) for item in ended),
+        "results": text_array(results) if any(results) else "{}",  # most handlers return nothing; what is missing is NULL
+        "starts": float_array([_moment(item.started_at) for item in ended]),
+        "durations": float_array([duration_of(item) for item in ended]),
         "slot": worker_id,
         "now": now,
     }
@@ -52,8 +53,8 @@ def end_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> 
         "errors": text_array(storable(item.error, MAX_ERROR_CHARS) for item in ended),
         "tracebacks": text_array(storable(item.traceback, MAX_TRACEBACK_CHARS) for item in ended),
         "retries": plain_array(item.retry_in_s for item in ended),
-        "starts": plain_array(_moment(item.started_at) for item in ended),
-        "durations": plain_array(duration_of(item) for item in ended),
+        "starts": float_array([_moment(item.started_at) for item in ended]),
+        "durations": float_array([duration_of(item) for item in ended]),
         **_end_constants(worker_id, now),
     }
 
@@ -87,8 +88,10 @@ def _end_constants(slot: str, now: datetime | None) -> dict[str, Any]:
     return {"slot": slot, "now": now, "default_max_attempts": DEFAULT_MAX_ATTEMPTS, "max_refunds": MAX_REFUNDS}
 
 
-def key_params(keys: Sequence[Key]) -> dict[str, str]:
-    return {"ids": plain_array(task_id for task_id, _ in keys), "fences": plain_array(fence for _, fence in keys)}
+def key_params(keys: Sequence[Key]) -> dict[str, object]:
+    """The keys of a batch; for ids that `is_uuid`."""
+    ids = [task_id for task_id, _ in keys]
+    return {"ids": uuid_array(ids) or plain_array(ids), "fences": int_array([fence for _, fence in keys])}
 
 
 def lease_keys(leases: Iterable[Lease]) -> Iterator[Key]:

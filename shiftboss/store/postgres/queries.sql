@@ -133,8 +133,8 @@ WITH lane AS (
   SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
                        CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
 ), chosen AS MATERIALIZED (
-  SELECT picked.id FROM lane CROSS JOIN LATERAL (
-    SELECT t.id FROM tasks t
+  SELECT picked.id, picked.spot FROM lane CROSS JOIN LATERAL (
+    SELECT t.id, t.ctid AS spot FROM tasks t
     WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.status = 'pending'
       AND t.due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())
       AND t.due_at >= coalesce(to_timestamp(lane.since), '-infinity')
@@ -142,10 +142,7 @@ WITH lane AS (
     ORDER BY t.due_at, t.id LIMIT lane.most FOR UPDATE SKIP LOCKED
   ) picked LIMIT CAST(:most AS integer)
 ), placed AS (
-  SELECT id, row_number() OVER () AS place FROM chosen
-), known AS (
-  SELECT * FROM unnest(CAST(:types AS text[]), CAST(:max_attempts AS integer[]),
-                       CAST(:timeouts AS double precision[])) AS k(type, max_attempts, timeout_s)
+  SELECT id, spot, row_number() OVER () AS place FROM chosen
 )
 {claim_chosen};
 
@@ -165,14 +162,11 @@ WITH lane AS (
     LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
   ) found ORDER BY found.due_at, found.id LIMIT 2 * CAST(:most AS integer) + 32
 ), chosen AS MATERIALIZED (
-  SELECT t.id FROM candidate JOIN tasks t ON t.id = candidate.id
+  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id = candidate.id
   WHERE t.status || '' = 'pending'
   ORDER BY candidate.due_at, candidate.id LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
 ), placed AS (
-  SELECT id, row_number() OVER () AS place FROM chosen
-), known AS (
-  SELECT * FROM unnest(CAST(:types AS text[]), CAST(:max_attempts AS integer[]),
-                       CAST(:timeouts AS double precision[])) AS k(type, max_attempts, timeout_s)
+  SELECT id, spot, row_number() OVER () AS place FROM chosen
 )
 {claim_chosen};
 
@@ -192,24 +186,25 @@ WITH lane AS (
     LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
   ) found ORDER BY found.due_at DESC, found.id DESC LIMIT 2 * CAST(:most AS integer) + 32
 ), chosen AS MATERIALIZED (
-  SELECT t.id FROM candidate JOIN tasks t ON t.id = candidate.id
+  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id = candidate.id
   WHERE t.status || '' = 'pending'
   ORDER BY candidate.due_at DESC, candidate.id DESC LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
 ), placed AS (
-  SELECT id, row_number() OVER () AS place FROM chosen
-), known AS (
-  SELECT * FROM unnest(CAST(:types AS text[]), CAST(:max_attempts AS integer[]),
-                       CAST(:timeouts AS double precision[])) AS k(type, max_attempts, timeout_s)
+  SELECT id, spot, row_number() OVER () AS place FROM chosen
 )
 {claim_chosen};
 
 -- name: claim_chosen
 -- The common end of the claims. max_attempts makes room for one more run where an operator put a spent task back as it was.
+-- The rows are locked, so where they stand (ctid) finds them for a fifth of what their key costs; one that changed between the
+-- snapshot and the lock stands elsewhere, and waits for the next claim. Times go out as the server keeps them.
 UPDATE tasks t SET
   status = CASE WHEN placed.place <= CAST(:running AS integer) THEN 'running' ELSE 'claimed' END,
   attempts = t.attempts + CASE WHEN placed.place <= CAST(:running AS integer) THEN 1 ELSE 0 END,
-  max_attempts = greatest(coalesce(t.max_attempts, known.max_attempts), t.attempts + 1),
-  timeout_s = coalesce(t.timeout_s, known.timeout_s),
+  max_attempts = greatest(coalesce(t.max_attempts,
+    (CAST(:max_attempts AS integer[]))[array_position(CAST(:types AS text[]), t.type)]), t.attempts + 1),
+  timeout_s = coalesce(t.timeout_s,
+    (CAST(:timeouts AS double precision[]))[array_position(CAST(:types AS text[]), t.type)]),
   fence = t.fence + 1,
   worker_id = :worker_id,
   cancel_requested = false,
@@ -217,16 +212,16 @@ UPDATE tasks t SET
   started_at = CASE WHEN placed.place <= CAST(:running AS integer)
                     THEN coalesce(CAST(:now AS timestamptz), statement_timestamp()) END,
   updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
-FROM placed, known
-WHERE t.id = placed.id AND t.status || '' = 'pending' AND known.type = t.type
+FROM placed
+WHERE t.ctid = placed.spot AND t.id = placed.id AND t.status || '' = 'pending'
 RETURNING placed.place, CAST(t.id AS text), t.fence, t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END,
-  t.type, t.queue, t.priority, CAST(t.args AS text), t.max_attempts, t.timeout_s, t.status = 'running',
-  CAST(extract(epoch FROM t.enqueued_at) AS double precision), CAST(extract(epoch FROM t.due_at) AS double precision),
-  CAST(t.tags AS text), CAST(t.meta AS text);
+  t.type, t.queue, t.priority, t.args, t.max_attempts, t.timeout_s, placed.place <= CAST(:running AS integer),
+  t.enqueued_at, t.due_at, CAST(t.tags AS text), CAST(t.meta AS text);
 
 -- name: complete_tasks
 -- Success. `status || ''` hides the column from the planner: by the statistics of an idle moment it would walk a partial
--- index instead of the primary key. The ids come sorted, so two writers never wait for each other in a circle.
+-- index instead of the primary key. The ids come sorted, so two writers never wait for each other in a circle. What comes back
+-- are the places in the arrays of those that were stored, by type.
 {move_completed}
 {count_completed};
 
@@ -238,31 +233,34 @@ ON CONFLICT DO NOTHING
 {count_completed};
 
 -- name: move_completed
--- Two parts of the queries above.
+-- Two parts of the queries above. Not `t.*`: every column that is handed on costs.
 WITH gone AS (
   DELETE FROM tasks t
   USING unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:results AS text[]),
                CAST(:starts AS double precision[]), CAST(:durations AS double precision[]))
-        AS given(id, fence, result, told_started_at, duration_s)
+        WITH ORDINALITY AS given(id, fence, result, told_started_at, duration_s, place)
   WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
-  RETURNING t.*, t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END AS attempt,
-            given.result, given.told_started_at, given.duration_s
+  RETURNING t.id, t.type, t.queue, t.priority, t.args, t.max_attempts, t.fence, t.worker_id, t.unique_key, t.timeout_s, t.tags,
+            t.meta, t.last_error, t.enqueued_at, t.run_at, t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END AS attempt,
+            coalesce(to_timestamp(given.told_started_at), t.started_at) AS started_at, given.result, given.duration_s, given.place
 ), kept AS (
   INSERT INTO task_history (id, type, queue, status, priority, args, attempts, max_attempts, fence, worker_id, unique_key,
                             timeout_s, tags, meta, last_error, result, enqueued_at, run_at, started_at, finished_at,
                             duration_s, updated_at)
   SELECT id, type, queue, 'completed', priority, args, attempt, max_attempts,
          fence, worker_id, unique_key, timeout_s, tags, meta, last_error, CAST(result AS json), enqueued_at, run_at,
-         coalesce(to_timestamp(told_started_at), started_at), coalesce(CAST(:now AS timestamptz), statement_timestamp()),
+         started_at, coalesce(CAST(:now AS timestamptz), statement_timestamp()),
          duration_s, coalesce(CAST(:now AS timestamptz), statement_timestamp())
   FROM gone
 
 -- name: count_completed
+), stored AS MATERIALIZED (
+  SELECT type, array_agg(place) AS places FROM gone GROUP BY type
 ), counted AS (
-  INSERT INTO departures (slot, type, n) SELECT :slot, type, count(*) FROM gone GROUP BY type
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, cardinality(places) FROM stored
   ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
 )
-SELECT CAST(id AS text), fence, type, attempt FROM gone;
+SELECT type, places FROM stored;
 
 -- name: end_attempts
 -- Every end but success, by its holder; `released` (never ran) and `lost` (its worker is gone) are written here too.

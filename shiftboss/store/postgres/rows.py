@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import itemgetter
+from typing import Any, Final
 
 import msgspec
+import psycopg
+from psycopg.types.numeric import Int8BinaryLoader
+from psycopg.types.string import ByteaBinaryLoader
 
 from shiftboss.model import NULL, AttemptView, Claim, Outcome, QueueView, TaskState, TaskView, WorkerView
 
+_YEAR_2000_US: Final = 946_684_800_000_000
+_place: Final = itemgetter(0)
 _tags = msgspec.json.Decoder(tuple[str, ...])
 
 
@@ -20,25 +26,55 @@ def tags(text: str | None) -> tuple[str, ...]:
     return () if text is None else _tags.decode(text)
 
 
-def claim(row: tuple[Any, ...]) -> Claim:
-    """From `claim_chosen`; its first column, the place, is for sorting only."""
-    (_, task_id, fence, attempt, type_, queue, priority, args, max_attempts, timeout_s, running, enqueued_at, due_at, *rest) = row
-    return Claim(
-        task_id=task_id,
-        fence=fence,
-        attempt=attempt,
-        type=type_,
-        queue=queue,
-        priority=priority,
-        args=msgspec.Raw(args.encode()),
-        max_attempts=max_attempts,
-        timeout_s=timeout_s,
-        running=running,
-        enqueued_at=enqueued_at,
-        due_at=due_at,
-        tags=tags(rest[0]),
-        meta=raw(rest[1]) or NULL,
-    )
+def claims(found: list[tuple[Any, ...]]) -> list[Claim]:
+    """From `claim_chosen`, in the order of its first column, the place."""
+    found.sort(key=_place)
+    return [
+        Claim(
+            task_id=task_id,
+            fence=fence,
+            attempt=attempt,
+            type=type_,
+            queue=queue,
+            priority=priority,
+            args=msgspec.Raw(args),
+            max_attempts=max_attempts,
+            timeout_s=timeout_s,
+            running=running,
+            enqueued_at=_unix_s(enqueued_us),
+            due_at=_unix_s(due_us),
+            tags=() if tags_text is None else _tags.decode(tags_text),
+            meta=NULL if meta is None else msgspec.Raw(meta.encode()),
+        )
+        for (
+            _,
+            task_id,
+            fence,
+            attempt,
+            type_,
+            queue,
+            priority,
+            args,
+            max_attempts,
+            timeout_s,
+            running,
+            enqueued_us,
+            due_us,
+            tags_text,
+            meta,
+        ) in found
+    ]
+
+
+def _unix_s(since_2000_us: int) -> float:
+    """Unix seconds of a time as the server keeps it, not before 1970: an operator may have set one to -infinity."""
+    return max(0.0, (since_2000_us + _YEAR_2000_US) / 1e6)
+
+
+def claim_loaders(cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
+    """Have `cursor`, which reads binary, leave a claim's times and arguments as they come."""
+    cursor.adapters.register_loader("timestamptz", Int8BinaryLoader)
+    cursor.adapters.register_loader("json", ByteaBinaryLoader)
 
 
 def task_view(row: tuple[Any, ...]) -> TaskView:
