@@ -44,6 +44,7 @@ class Event(StrEnum):
     ACTOR_KILLED = "actor.killed"
     ACTOR_RESTART_SCHEDULED = "actor.restart_scheduled"
     ACTOR_STATE = "actor.state"
+    ACTOR_UNLINKED = "actor.unlinked"
     ACTOR_RETIRING = "actor.retiring"
     ACTOR_REPLACED = "actor.replaced"
     ACTOR_STACKS = "actor.stacks"

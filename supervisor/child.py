@@ -63,9 +63,13 @@ class Process:
         self._outbox: deque[tuple[control.ToChild, tuple[int, ...]]] = deque()
 
     def tell(self, message: control.ToChild, fds: tuple[int, ...] = ()) -> None:
-        """Send, or keep (with copies of the descriptors) until the child reads. A child that is gone hears nothing."""
+        """Send, or keep (with copies of the descriptors) until the child reads. A child that is gone hears nothing.
+
+        Raises:
+            OSError: it does not read now, and there is no room for copies.
+        """
         if self._outbox or not self._send(message, fds):
-            self._outbox.append((message, tuple(os.dup(fd) for fd in fds)))
+            self._outbox.append((message, _copies(fds)))
 
     def flush(self) -> None:
         """Send what was kept, as far as the child reads."""
@@ -188,6 +192,17 @@ def memory_file(name: str, size: int) -> int:
     fd = os.memfd_create(f"shiftboss-{name}", os.MFD_CLOEXEC)
     os.ftruncate(fd, size)
     return fd
+
+
+def _copies(fds: tuple[int, ...]) -> tuple[int, ...]:
+    """All or none."""
+    copies: list[int] = []
+    try:
+        copies.extend(map(os.dup, fds))
+    except OSError:
+        _close(*copies)
+        raise
+    return tuple(copies)
 
 
 def _close(*fds: int) -> None:

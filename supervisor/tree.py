@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import os
 import selectors
 import socket
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import count
 
 from shiftboss import control
@@ -21,6 +23,8 @@ from shiftboss.supervisor.states import ChildEvent, ChildState
 from shiftboss.supervisor.timers import Timers
 
 ABORT_S = 2.0  # between the dump of a child that hangs and its SIGKILL
+LINK_AGAIN_S = 0.5  # after there was no descriptor for a link
+LINK_FDS = 6  # of ours, when neither side reads at once: both ends, and copies of them and of two tables
 
 
 class Tree:
@@ -118,10 +122,24 @@ class Tree:
                 self._connect(child, peer)
 
     def _connect(self, one: Child, other: Child) -> None:
+        """Link them; if no descriptors are left, as soon as there are some: half a link would be taken for the peer's end."""
+        try:
+            _make_sure_of(LINK_FDS)
+        except OSError as error:
+            message = f"{one.name} and {other.name} cannot be linked yet: {error}"
+            emit(self._log, logging.WARNING, Event.ACTOR_UNLINKED, message, actor=one.name, peer=other.name, reason=str(error))
+            again = partial(self._connect_again, one, other, other.incarnation)
+            self._timers.set(one.name, f"link {other.name}", LINK_AGAIN_S, again)
+            return
         left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with left, right:  # ours are closed at once: the end of either side must be EOF for the other
             self._tell_link(one, other, left)
             self._tell_link(other, one, right)
+
+    def _connect_again(self, one: Child, other: Child, incarnation: int) -> None:
+        """Unless one of them has ended meanwhile: its successor was introduced itself. (The timer is gone with `one`.)"""
+        if one.running and other.running and other.incarnation == incarnation:
+            self._connect(one, other)
 
     def _tell_link(self, child: Child, peer: Child, end: socket.socket) -> None:
         if child.process is None or peer.process is None:
@@ -135,8 +153,13 @@ class Tree:
 
     def tell(self, child: Child, message: control.ToChild, fds: tuple[int, ...] = ()) -> None:
         """Send, now or as soon as the child reads; nothing happens when it has no process."""
-        if child.process is not None:
+        if child.process is None:
+            return
+        try:
             child.process.tell(message, fds)
+        except OSError as error:  # it does not read, and there is no descriptor left to keep this for it
+            self.kill(child, f"could not be told of {type(message).__name__}: {error}")
+        else:
             self._watch(child.process)
 
     def _tell_by_name(self, name: str, message: control.ToChild, fds: tuple[int, ...]) -> None:
@@ -265,3 +288,10 @@ class Tree:
         self.selector.close()
         self._board.close()
         os.close(self.board_fd)
+
+
+def _make_sure_of(count: int) -> None:
+    """Raises `OSError` when so many descriptors cannot be opened now."""
+    with contextlib.ExitStack() as opened:
+        for _ in range(count):
+            opened.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))

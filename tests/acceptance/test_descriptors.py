@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from shiftboss import commands
 from shiftboss.model import TaskState
 from shiftboss.store.open import open_store
 from tests.acceptance import handlers
@@ -60,6 +61,29 @@ def test_a_supervisor_that_cannot_start_a_successor_tries_until_it_can(tmp_path:
             assert worker.process.poll() is None
             assert cpu_s(pid) - began_s < 2.0 * BUSY_SHARE
         all_completed(worker, url, 50)
+
+
+def test_a_supervisor_without_descriptors_for_a_link_makes_it_when_it_has_some(tmp_path: Path) -> None:
+    """A successor is linked when it is ready, long after it was started: descriptors may be gone by then."""
+    url = f"sqlite:///{tmp_path}/x.db"
+    with Worker(url, tmp_path, executors=1) as worker:
+        worker.ready()
+        for times in range(2, 12):  # whether the limit comes in time is for the machine to say
+            asking = threading.Thread(target=worker.ask, args=(commands.Restart(),))
+            asking.start()
+            until("its successor starts", lambda times=times: len(executors_starting(worker)) == times)
+            with without_descriptors(worker.process.pid):
+                threading.Event().wait(1.5)
+                assert worker.process.poll() is None
+            asking.join(30)
+            if worker.lines("actor.unlinked"):
+                break
+        assert worker.lines("actor.unlinked"), "every successor was linked before the limit was there"
+        all_completed(worker, _with_one(url), 1)
+
+
+def executors_starting(worker: Worker) -> list[object]:
+    return [line for line in worker.lines("actor.starting") if line["fields"]["actor"].startswith("executor")]
 
 
 @pytest.mark.parametrize("who", ["supervisor", "gateway"])

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
+import socket
+import subprocess
 
+import pytest
 from service_harness import Service, child
+
+from shiftboss import control
+from shiftboss.supervisor.child import Process
 
 EXECUTOR = child("executor", "--table", group="executors", ping=False, table_bytes=256)
 
@@ -86,3 +94,29 @@ def test_a_death_while_the_peer_is_down_is_told_when_it_is_back() -> None:
         assert not service.seen(event="actor.starting", actor="claimer", incarnation=3), "too slow to show anything"
         assert service.wait_for(said="peer_died", child="claimer", incarnation=3)["table"] == "executor 1"
         assert service.stop() == 0
+
+
+def test_without_room_for_copies_a_message_is_not_half_kept() -> None:
+    """For a child that does not read; whoever sends it has to know."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    with its, subprocess.Popen(["sleep", "60"]) as popen:
+        process = Process(popen, ours, None)
+        while not process.has_unsent:
+            process.tell(control.Ping(seq=1))
+        before = set(os.listdir("/proc/self/fd"))
+        spare = max(map(int, before)) + 1
+        fillers = [os.dup(ours.fileno()) for _ in range(spare - len(before))]  # what numbers there are below the last
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max([*fillers, spare]) + 2, limits[1]))
+            with pytest.raises(OSError, match="Too many open files"):
+                process.tell(control.PeerDied(peer="executor", incarnation=1), tuple([ours.fileno()] * 8))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for fd in fillers:
+                os.close(fd)
+        assert set(os.listdir("/proc/self/fd")) == before
+        process.kill_group()
+        popen.kill()
+        process.close()
