@@ -42,6 +42,8 @@ chaos:
 	.venv/bin/python -m tests.chaos.run --database sqlite --faults 10000 --tasks 1000000 --resume .chaos/sqlite.json --report .chaos/sqlite.md
 	.venv/bin/python -m tests.chaos.run --database postgres --faults 10000 --tasks 1000000 --resume .chaos/postgres.json --report .chaos/postgres.md
 	.venv/bin/python -m tests.chaos.run --database postgres --outage 300 --tasks 5000 --report .chaos/outage.md
+	.venv/bin/python -m tests.chaos.run --database sqlite --recovery --report .chaos/sqlite-recovery.md
+	.venv/bin/python -m tests.chaos.run --database postgres --recovery --report .chaos/postgres-recovery.md
 	.venv/bin/python -m tests.chaos.power --cuts 10000
 	.venv/bin/python -m tests.chaos.mutants
 

@@ -1,6 +1,7 @@
 """The gate: services under hundreds of faults, and nothing lost, nothing finished twice, nobody told a falsehood.
 
-Everywhere a small run with each kind once; with SHIFTBOSS_SLOW=1 (`make slow`) the whole one. The long ones are `make chaos`.
+In CI and with SHIFTBOSS_SLOW=1 (`make slow`); two minutes a database on two cores that do nothing else. The long runs are
+`make chaos`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ import pytest
 from tests.chaos import run
 from tests.pg_cluster import PgCluster
 
-WHOLE = bool(os.environ.get("SHIFTBOSS_SLOW"))
-SIZE = (
-    ["--faults", "500", "--tasks", "25000", "--round", "500", "--rate", "6"]
-    if WHOLE
-    else ["--faults", "60", "--tasks", "4000", "--round", "60", "--rate", "6", "--at-least", "1"]
-)
+SIZE = ["--faults", "500", "--tasks", "25000", "--round", "500", "--rate", "6", "--at-least", "3"]
+ROOMY_S = 600  # printed is what it took; machines are noisy, and a run that takes five times as long is still broken
+pytestmark = [pytest.mark.timeout(ROOMY_S)] if os.environ.get("CI") else [pytest.mark.timeout(ROOMY_S), pytest.mark.slow]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -30,8 +28,6 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
     yield request.param
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 def test_nothing_is_lost_and_nothing_ends_twice_under_faults_of_every_kind(database: str, tmp_path: Path) -> None:
     code = run.main(["--database", database, "--folder", str(tmp_path / "r"), *SIZE])
-    assert code == 0 or (code == run.NOT_ENOUGH and not WHOLE), "see above; the schedule is in the folder that is named there"
+    assert code == 0, "see above what is violated or missing; the schedule is in the folder that is named there"
