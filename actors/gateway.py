@@ -5,30 +5,25 @@ Counters come from the database, where they are stored with what they count, so 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from http import HTTPStatus
 from typing import Any, Final
 
-import uvicorn
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+import msgspec
 
+from shiftboss import __version__
 from shiftboss.actors.health import Health, judge
 from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
-from shiftboss.actors.metrics import Sample, SampleCollector
+from shiftboss.actors.metrics import CONTENT_TYPE, Sample, exposition
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
+from shiftboss.actors.web import Answer, Answers, WebServer
 from shiftboss.control import Drain, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
@@ -40,6 +35,11 @@ COUNTS_FRESH_S: Final = 5.0  # a scrape makes the database count pending tasks a
 READ_PATIENCE_S: Final = 2.0  # a scrape waits so long for the database, and then shows what was read before
 JUDGE_EVERY_S: Final = 1.0  # or eight times between two heartbeats
 EXIT_NO_ADDRESS: Final = 1
+
+
+def _json(body: Mapping[str, object], *, well: bool = True) -> Answer:
+    status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+    return Answer(body=msgspec.json.encode(body), content_type="application/json", status=status)
 
 
 def _url(listener: socket.socket) -> str:
@@ -55,14 +55,11 @@ class Gateway(ProcessActor):
         self._store: Store | None = None  # opened by the thread that uses it
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")  # the store belongs to its thread
         self._outage = Outage(log, process.board)
-        self._collector = SampleCollector()
-        self._registry = CollectorRegistry()
-        self._registry.register(self._collector)
-        self._reading: asyncio.Future[None] | None = None
+        self._reading: Future[None] | None = None
+        self._asking = threading.Lock()
         self._counters: Sequence[CounterDelta] = ()
         self._counts: Counts | None = None
         self._counted_s = 0.0
-        self._version = metadata.version("shiftboss")
         self._quiet, self._pool_broken = "", False
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
         self._was_well, self._ill_since_s = False, 0.0
@@ -112,52 +109,47 @@ class Gateway(ProcessActor):
             case _:
                 raise TypeError(f"the gateway does not know {message!r}")
 
-    # ---- HTTP
+    # ---- HTTP, each answer in a thread of its own
 
     def _serve(self, listener: socket.socket) -> None:
-        answers = {"/health": self._get_health, "/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
-        app = Starlette(routes=[Route(path, answer, methods=["GET"]) for path, answer in answers.items()])
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False, loop="uvloop")
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # it starts and stops: that is in our own events
-        server = uvicorn.Server(config)
-        # Signals are the supervisor's business.
-        asyncio.run(server._serve(sockets=[listener]))
-        self.process.end(0)
+        WebServer(listener, self._answers()).serve()
+
+    def _answers(self) -> Answers:
+        return {"/health": self._get_health, "/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
 
     def _health(self) -> Health:
         interval_s = self.settings.heartbeat_interval_s
         return judge(self.process.board, time.monotonic(), interval_s, quiet=self._quiet, pool_broken=self._pool_broken)
 
-    async def _get_health(self, _request: Request) -> JSONResponse:
+    def _get_health(self) -> Answer:
         """200 and "healthy" while heartbeats arrive and the claimer works; else 503 and why."""
         why = self._health().broken
         body = {
             "status": "unhealthy" if why else "healthy",
             "worker_id": self.process.board.worker_id,
-            "version": self._version,
+            "version": __version__,
             "distributed": self.settings.distributed_mode,
         }
-        return JSONResponse({**body, "reason": why} if why else body, status_code=503 if why else 200)
+        return _json({**body, "reason": why} if why else body, well=not why)
 
-    async def _livez(self, _request: Request) -> JSONResponse:
+    def _livez(self) -> Answer:
         """200 while this process answers: what else is wrong, a restart of the service would not cure."""
-        return JSONResponse({"status": "alive"})
+        return _json({"status": "alive"})
 
-    async def _readyz(self, _request: Request) -> JSONResponse:
+    def _readyz(self) -> Answer:
         """200 while this worker takes tasks; 503 and why while it drains, stops, is paused or is not healthy."""
         why = self._health().unready
-        body = {"status": "not ready", "reason": why} if why else {"status": "ready"}
-        return JSONResponse(body, status_code=503 if why else 200)
+        return _json({"status": "not ready", "reason": why} if why else {"status": "ready"}, well=not why)
 
-    async def _metrics(self, _request: Request) -> Response:
+    def _metrics(self) -> Answer:
         """The figures as they stand; while the database is away those of the last time, and without a long wait."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.get_running_loop().run_in_executor(self._reader, self._read)
-        done, _ = await asyncio.wait({self._reading}, timeout=READ_PATIENCE_S)
-        for reading in done:
+        with self._asking:  # all who ask meanwhile wait for one reading
+            if self._reading is None or self._reading.done():
+                self._reading = self._reader.submit(self._read)
+            reading = self._reading
+        if wait({reading}, READ_PATIENCE_S).done:
             reading.result()  # what nobody foresaw is an error of this request
-        self._collector.sample = self._sample()
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        return Answer(body=exposition(self._sample()), content_type=CONTENT_TYPE)
 
     def _read(self) -> None:
         """In the reader's thread."""

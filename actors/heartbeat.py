@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from shiftboss import __version__
 from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
@@ -142,7 +141,7 @@ class Heartbeat(ProcessActor):
 
     def _new_worker_id(self) -> str:
         """A name that was ever another's would hide orphans."""
-        return f"{socket.gethostname()}-{self.process.parent_pid}-{secrets.token_hex(4)}"
+        return f"{socket.gethostname()}-{self.process.parent_pid}-{os.urandom(4).hex()}"
 
     def _register(self, worker_id: str, *, exclusive: bool) -> None:
         """Under the same id again when the outcome is unknown, or a row would stay behind that nobody renews."""
@@ -151,7 +150,7 @@ class Heartbeat(ProcessActor):
             id=worker_id,
             hostname=socket.gethostname(),
             pid=self.process.parent_pid,
-            version=metadata.version("shiftboss"),
+            version=__version__,
             started_at=now,
             last_heartbeat=now,
             pool_size=self.settings.worker_pool_size,

@@ -6,14 +6,11 @@ woken only for work that would otherwise wait. When there is no thread to be had
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
-
-import uvloop
+from typing import TYPE_CHECKING, Final
 
 from shiftboss.actors.table import Table
 from shiftboss.attempt import run_async, run_sync
@@ -21,6 +18,9 @@ from shiftboss.context import Attempt
 from shiftboss.decorator import Task
 from shiftboss.logs import bind_task
 from shiftboss.model import Claim, Ended, Outcome
+
+if TYPE_CHECKING:
+    import asyncio
 
 log = logging.getLogger("shiftboss.executor")
 
@@ -180,6 +180,8 @@ class Pool:
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
+            import uvloop  # with asyncio, which those who run no async handler need not carry
+
             loop = uvloop.new_event_loop()
             try:
                 threading.Thread(target=loop.run_forever, name="shiftboss-async-slots", daemon=True).start()

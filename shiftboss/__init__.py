@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from shiftboss.model import TaskState, TaskView
     from shiftboss.retry import Constant, Exponential
 
+__version__: Final = "0.1.0"
+
 __all__ = [
     "ArgumentsError",
     "Attempt",

@@ -5,12 +5,11 @@ Nothing is stored here, and nothing logged but a broken backoff.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from asyncio import CancelledError
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from shiftboss import loop
 from shiftboss.context import Attempt, Cancel, EndAttempt, Retry, Snooze, current
 from shiftboss.errors import ResultError, TaskDefinitionError
 from shiftboss.failure import error_line, traceback_text
@@ -59,18 +58,13 @@ async def run_async(task: Task[..., Any], claim: Claim, attempt: Attempt) -> End
         ended = Ended(task_id=claim.task_id, fence=claim.fence, outcome=Outcome.SUCCESS, result=results.encode(result),
                       started_at=started_at, duration_s=clock.monotonic_s() - started_s)  # fmt: skip
     except BaseException as error:  # noqa: BLE001  see run_sync
-        if isinstance(error, CancelledError) and _cancelled_from_outside():
+        # A handler may also await something that was cancelled on its own account; that is a failure like any other.
+        if loop.is_cancelled(error) and loop.task_is_cancelled():
             attempt.stop()
         ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
     finally:
         current.reset(token)
     return ended
-
-
-def _cancelled_from_outside() -> bool:
-    # A handler may also await something that was cancelled on its own account; that is a failure like any other.
-    running = asyncio.current_task()
-    return running is not None and running.cancelling() > 0
 
 
 def _refuse_awaitable(task: Task[..., Any], result: object) -> NoReturn:
@@ -100,7 +94,7 @@ def _outcome(error: BaseException, attempt: Attempt) -> Outcome:
     # Asked to end for good, it did: how it unwound does not matter. An interrupted one may still fail on its own account.
     if attempt.stop_outcome in (Outcome.CANCELLED, Outcome.TIMEOUT):
         return attempt.stop_outcome
-    if isinstance(error, CancelledError) and attempt.stop_outcome is not None:
+    if loop.is_cancelled(error) and attempt.stop_outcome is not None:
         return attempt.stop_outcome
     if isinstance(error, Snooze):
         return Outcome.SNOOZED

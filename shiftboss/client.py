@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 from uuid import UUID
 
-from shiftboss import transaction
+from shiftboss import loop, transaction
 from shiftboss.bound import BoundTask, Prepared
 from shiftboss.catalog import registry
 from shiftboss.clock import Clock, SystemClock
@@ -174,7 +173,7 @@ class Client:
 
     async def aget(self, task_id: str) -> TaskView | None:
         """`get` for a running event loop."""
-        return await asyncio.to_thread(self.get, task_id)
+        return await loop.to_thread(self.get, task_id)
 
     def attempts(self, task_id: str) -> list[AttemptView]:
         """The unsuccessful attempts of a task, oldest first."""
@@ -196,7 +195,7 @@ class Client:
 
     async def acancel(self, task_id: str) -> bool:
         """`cancel` for a running event loop."""
-        return await asyncio.to_thread(self.cancel, task_id)
+        return await loop.to_thread(self.cancel, task_id)
 
     def retry(self, task_id: str) -> bool:
         """Make a dead letter or cancelled task pending again with all its attempts. `False`: it was neither."""
@@ -208,7 +207,7 @@ class Client:
 
     async def aretry(self, task_id: str) -> bool:
         """`retry` for a running event loop."""
-        return await asyncio.to_thread(self.retry, task_id)
+        return await loop.to_thread(self.retry, task_id)
 
     # ---- inside
 
@@ -219,9 +218,7 @@ class Client:
         """
         if self._kind == "sqlite" and not always:
             return
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not loop.runs_here():
             return
         raise BlockingCall(f"{name}() waits and would stop this event loop; await {twin}() instead")
 
@@ -249,7 +246,7 @@ class Client:
     async def _astore_tasks(self, tasks: Sequence[NewTask], tx: object | None) -> list[Enqueued]:
         if tx is not None:
             return await transaction.aenqueue_in(tx, self.database_url, tasks, self._now())
-        return await asyncio.to_thread(self._store_tasks, tasks, None)
+        return await loop.to_thread(self._store_tasks, tasks, None)
 
     def _now(self) -> datetime | None:
         return None if self._store_clock is None else self._store_clock.now()

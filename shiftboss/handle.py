@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from shiftboss import loop
 from shiftboss.catalog import registry
 from shiftboss.errors import ResultExpired, TaskFailed, TaskNotFinished, TaskNotFound
 from shiftboss.model import ENDED_STATES, TaskState, TaskView
@@ -71,7 +71,7 @@ class Handle(Generic[R_co]):
 
     async def aview(self) -> TaskView:
         """`view` for a running event loop."""
-        return await asyncio.to_thread(self.view)
+        return await loop.to_thread(self.view)
 
     def status(self) -> TaskState:
         """Where the task stands now. Raises `TaskNotFound`."""
@@ -116,10 +116,10 @@ class Handle(Generic[R_co]):
         clock = self._client.clock
         deadline_s = None if timeout is None else clock.monotonic_s() + timeout
         pause_s = _FIRST_POLL_S
-        while (view := await asyncio.to_thread(self._ended_view)) is None:
+        while (view := await loop.to_thread(self._ended_view)) is None:
             pause_s = self._pause_s(pause_s, deadline_s, timeout)
-            await asyncio.sleep(pause_s)
-        return await asyncio.to_thread(self._result_of, view)
+            await loop.sleep(pause_s)
+        return await loop.to_thread(self._result_of, view)
 
     def _ended_view(self) -> TaskView | None:
         try:

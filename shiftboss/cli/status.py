@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shiftboss import __version__
 from shiftboss.cli import options
 from shiftboss.cli.exits import DONE, NoAnswer
 from shiftboss.cli.local import ask_status, print_local, why_not
@@ -66,12 +67,10 @@ def list_(env: options.Env = None, config: options.Config = None, set_: options.
 
 def version(json: options.Json = False) -> int:
     """Print the version."""
-    from importlib.metadata import version as installed
-
     if json:
-        print_json({"version": installed("shiftboss")})
+        print_json({"version": __version__})
     else:
-        typer.echo(f"shiftboss {installed('shiftboss')}")
+        typer.echo(f"shiftboss {__version__}")
     return DONE
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from functools import cache
-from importlib import resources
 from typing import Final
 
 from shiftboss.errors import SchemaError
@@ -13,6 +12,7 @@ from shiftboss.store.base import MigrationPlan
 from shiftboss.store.postgres.errors import MIGRATE
 from shiftboss.store.postgres.link import BoundedConnection, Link, lift_bounds, run
 from shiftboss.store.postgres.upkeep import DAYS_AHEAD
+from shiftboss.store.queries import folder_of
 
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 _PATIENCE_S: Final = 600.0
@@ -21,7 +21,7 @@ _PATIENCE_S: Final = 600.0
 @cache
 def migrations() -> tuple[tuple[int, str, str], ...]:
     """(version, name, SQL) of every migration that this version has, in order."""
-    folder = resources.files("shiftboss.store.postgres") / "migrations"
+    folder = folder_of("shiftboss.store.postgres") / "migrations"
     found = [(match, file) for file in folder.iterdir() if (match := _FILE.fullmatch(file.name))]
     return tuple(sorted((int(match[1]), match[2], file.read_text(encoding="utf-8")) for match, file in found))
 

@@ -6,11 +6,11 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from datetime import datetime
-from importlib import resources
 from typing import Final
 
 from shiftboss.errors import SchemaError
 from shiftboss.store.base import MigrationPlan
+from shiftboss.store.queries import folder_of
 from shiftboss.store.sqlite.database import Database
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import to_text
@@ -21,7 +21,7 @@ _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 def migrations() -> list[tuple[int, str, str]]:
     """(version, name, SQL) of every migration that this version brings, in order."""
     found = []
-    for file in resources.files("shiftboss.store.sqlite").joinpath("migrations").iterdir():
+    for file in (folder_of("shiftboss.store.sqlite") / "migrations").iterdir():
         match = _FILE_NAME.fullmatch(file.name)
         if match:
             found.append((int(match[1]), match[2], file.read_text(encoding="utf-8")))
