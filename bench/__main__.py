@@ -1,11 +1,16 @@
-"""`python -m bench`: measure drain, enqueue, latency and idle on both databases. Takes some minutes; `--quick` under one."""
+"""`python -m bench`: measure the service as it is, on both databases, and other queues beside it. `--quick` takes under a minute.
+
+Growth over time and size is measured by `python -m bench.growth`, which takes longer; what each setting moves, by
+`python -m bench.tuning`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,88 +19,128 @@ from typing import Final, NoReturn
 
 from rich.console import Console
 
-from bench import drain, enqueue, idle, latency, raw
-from bench.report import Figures, Report, describe_machine, show, write_json
-from bench.target import TARGETS, NewTarget
+from bench import drain, enqueue, features, idle, latency
+from bench.load import Load, run_fresh
+from bench.peers import compare
+from bench.peers.__main__ import add_cache, chosen
+from bench.plots import draw
+from bench.report import Figures, Report, describe_machine, write_json
+from bench.tables import show
+from bench.target import TARGETS, NewTarget, tuned_targets
 from tests.pg_cluster import PostgresMissing
 
-SECTIONS: Final = ("enqueue", "raw", "drain", "latency", "idle")
-_RESULTS: Final = Path(__file__).parent / "results"
+SECTIONS: Final = ("enqueue", "drain", "busy", "features", "latency", "idle")
+PEERS: Final = "peers"
+RESULTS: Final = Path(__file__).parent / "results"
+_LONGEST_PEER_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much is measured. `paces`: seconds between two tasks -> how many tasks."""
+    """How much is measured. `paces`: seconds between two tasks -> how many tasks in a run. `thorough`: the tuned configuration
+    and the latency under load, too."""
 
     tasks: int = 20_000
     runs: int = 3
-    singles: int = 500
-    paces: dict[float, int] = field(default_factory=lambda: {0.03: 300, 0.5: 40})
+    singles: int = 400
+    paces: Mapping[float, int] = field(default_factory=lambda: {0.03: 200, 0.5: 20})
+    busy_s: float = 3.0
     idle_s: float = 10.0
+    pickups: int = 60
+    thorough: bool = True
 
 
-QUICK: Final = Sizes(tasks=5_000, runs=1, singles=100, paces={0.03: 60}, idle_s=3.0)
+QUICK: Final = Sizes(tasks=4_000, runs=1, singles=60, paces={0.03: 40}, busy_s=0.5, idle_s=2.0, pickups=0, thorough=False)
+QUICK_SECTIONS: Final = ("enqueue", "drain", "latency", "idle")
 
 
-def measure(new_target: NewTarget, sections: Sequence[str], sizes: Sizes, console: Console) -> Figures:
+def measure(database: str, new_target: NewTarget, sections: Sequence[str], sizes: Sizes, console: Console) -> Figures:
     """The wanted sections on one database."""
     figures = Figures()
     for section in sections:
-        with console.status(section):
+        with console.status(f"{database}: {section}"):
             match section:
                 case "enqueue":
-                    figures.enqueue = enqueue.measure(new_target, sizes.singles, sizes.tasks)
-                case "raw":
-                    figures.raw = raw.measure(new_target, sizes.tasks)
+                    figures.enqueue = enqueue.measure(new_target, sizes.singles, sizes.tasks, sizes.runs)
                 case "drain":
-                    figures.drain = drain.measure(new_target, sizes.tasks, sizes.runs)
+                    with _tuned(database, sizes) as new_tuned:
+                        figures.drain = drain.measure(new_target, new_tuned, sizes.tasks, sizes.runs)
+                case "busy":
+                    figures.busy = drain.measure_busy(new_target, sizes.busy_s, sizes.runs)
+                case "features":
+                    figures.features = features.measure(new_target, sizes.tasks, sizes.runs)
                 case "latency":
-                    figures.latency = latency.measure(new_target, sizes.paces)
+                    figures.latency = latency.measure(new_target, sizes.paces, _half(figures, new_target, sizes), sizes.runs)
                 case "idle":
-                    figures.idle = idle.measure(new_target, sizes.idle_s)
+                    figures.idle = idle.measure(new_target, sizes.idle_s, sizes.runs)
     return figures
+
+
+def _tuned(database: str, sizes: Sizes) -> contextlib.AbstractContextManager[NewTarget | None]:
+    return tuned_targets(database, drain.TUNED_POSTGRES) if sizes.thorough else contextlib.nullcontext()
+
+
+def _half(figures: Figures, new_target: NewTarget, sizes: Sizes) -> float:
+    """Half the rate of the drain; measured once more where the drain was not asked for."""
+    if not sizes.thorough:
+        return 0.0
+    if figures.drain is not None:
+        return figures.drain.loads["sync"].per_second.median / 2
+    return run_fresh(new_target, Load(tasks=sizes.tasks)).per_second / 2
 
 
 def main(arguments: Sequence[str]) -> int:
     """Exit 0 when everything was measured, 1 when a database was missing."""
     options = _parser().parse_args(arguments)
-    console, errors = Console(width=None if sys.stdout.isatty() else 120), Console(stderr=True)
+    sizes = QUICK if options.quick else Sizes()
+    sections = options.only or (QUICK_SECTIONS if options.quick else (*SECTIONS, PEERS))
+    console, errors = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
     report = Report(started_at=datetime.now(UTC), machine=describe_machine(), quick=options.quick, databases={})
     missing = False
     for database in options.database or TARGETS:
         try:
             with TARGETS[database]() as new_target:
-                sizes = QUICK if options.quick else Sizes()
-                report.databases[database] = measure(new_target, options.only, sizes, errors)
+                ordinary = [section for section in sections if section != PEERS]
+                report.databases[database] = measure(database, new_target, ordinary, sizes, errors)
         except PostgresMissing as error:
             errors.print(f"{database} is left out: {error}")
             missing = True
+    if PEERS in sections:
+        with errors.status("peers"):
+            queues = chosen(options.peers)
+            report.peers = compare.measure(queues, sizes.tasks, sizes.runs, sizes.pickups, options.cache, _LONGEST_PEER_S)
     show(report, console)
-    console.print(f"written to {write_json(report, options.output)}")
+    path = write_json(report, report.started_at, options.output)
+    console.print(f"written to {path}")
+    console.print(draw(report, path.with_suffix("")), markup=False)
     return 1 if missing else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer tasks and one run each: under a minute, and less exact")
-    parser.add_argument("--only", type=_sections, default=SECTIONS, metavar="NAME,…", help=f"some of: {', '.join(SECTIONS)}")
+    parser.add_argument("--quick", action="store_true", help="fewer tasks, one run each, no peers: under a minute")
+    known = ", ".join((*SECTIONS, PEERS))
+    parser.add_argument("--only", type=_sections, metavar="NAME,…", help=f"some of: {known}")
     parser.add_argument("--database", action="append", choices=list(TARGETS), help="only this one; may be repeated")
-    parser.add_argument("--output", type=Path, default=_RESULTS, metavar="FOLDER", help="where the JSON goes; bench/results")
+    parser.add_argument("--peers", metavar="NAME,…", help="of the other queues only these")
+    add_cache(parser)
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes; bench/results")
     return parser
 
 
 def _sections(text: str) -> tuple[str, ...]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in SECTIONS]
+    known, names = (*SECTIONS, PEERS), text.split(",")
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(SECTIONS)}")
-    return tuple(name for name in SECTIONS if name in names)
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
-def _terminate(_number: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(1)  # unwinds, so that every block stops what it has started
+def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    """On SIGTERM: unwinds, so that every block stops what it has started."""
+    sys.exit(1)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(main(sys.argv[1:]))

@@ -1,116 +1,78 @@
-"""How fast a full queue empties, and what it costs."""
+"""How fast a full queue empties, what it costs, and what the same statements reach in a bare loop next to it."""
 
 from __future__ import annotations
 
-import os
-import time
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
-from bench import proc
-from bench.handlers import noop, noop_async
-from bench.service import Service, wait_until
-from bench.stats import Spread, spread
-from bench.target import NewTarget, Target, store_of, unix_s
-from shiftboss import Client, Task
+from bench import raw
+from bench.handlers import noop_async, wait, wait_async
+from bench.load import Drain, Load, Run, in_turns, run_fresh, summary
+from bench.stats import Spread, ratio, spread
+from bench.target import NewTarget
+from shiftboss import Task
 
-_LOOK_EVERY_S: Final = 0.05
-_SETTLE_S: Final = 1.0  # processes have something to do after their start
-_BENCH: Final = "bench"
-_PATIENCE_S: Final = 120.0
-_KINDS: Final[dict[str, Task[[], None]]] = {"sync": noop, "async": noop_async}
+TUNED: Final[Mapping[str, str]] = {"WORKER_POOL_SIZE": "100"}
+TUNED_POSTGRES: Final[Mapping[str, str]] = {"shared_buffers": "1GB", "max_wal_size": "8GB", "checkpoint_timeout": "30min"}
+"""The tuned configuration: of the service, and of the server. Nothing in it makes a commit less durable."""
 
-
-class Drain(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of task, several runs. CPU is that of the median run, in microseconds a task, by role.
-
-    `others_cores`: how many cores other programs kept busy meanwhile; a drain that had to share them says little.
-    """
-
-    tasks: int
-    per_second: Spread
-    others_cores: Spread
-    cpu_us_per_task: dict[str, float]
+_TASK_S: Final = (0.001, 0.05)
+_POOLS: Final = (10, 100)
+_TUNED: Final = "sync, tuned"
+_MOST_TASKS: Final = 20_000
 
 
-class _Run(msgspec.Struct, frozen=True):
-    per_second: float
-    others_cores: float
-    cpu_us_per_task: dict[str, float]
+class Drains(msgspec.Struct, frozen=True, kw_only=True):
+    """No-op tasks. `raw`: tasks a second in a bare loop, by batch; the shares are ours by the largest batch's, run by run."""
+
+    loads: dict[str, Drain]
+    raw: dict[str, Spread]
+    share_of_raw: dict[str, Spread]
+    default_of_tuned: Spread | None
 
 
-def measure(new_target: NewTarget, tasks: int, runs: int) -> dict[str, Drain]:
-    """Sync and async no-op tasks, each run on a fresh database with a fresh service."""
-    return {
-        kind: _drain([_run_fresh(new_target, handler, tasks) for _ in range(runs)], tasks) for kind, handler in _KINDS.items()
+def measure(new_target: NewTarget, new_tuned: NewTarget | None, tasks: int, runs: int) -> Drains:
+    """In turns: sync, async, sync in the tuned configuration (unless it is `None`), and the bare loop in its batches."""
+    plain = Load(tasks=tasks)
+    loads = {
+        "sync": plain,
+        "async": Load(tasks=tasks, prepare=lambda _number: noop_async.prepare()),
     }
-
-
-def _drain(runs: list[_Run], tasks: int) -> Drain:
-    middle = sorted(runs, key=lambda run: run.per_second)[(len(runs) - 1) // 2]
-    return Drain(
-        tasks=tasks,
-        per_second=spread([run.per_second for run in runs]),
-        others_cores=spread([run.others_cores for run in runs]),
-        cpu_us_per_task=middle.cpu_us_per_task,
+    if new_tuned is not None:
+        loads[_TUNED] = Load(tasks=tasks, settings=TUNED)
+    done: dict[str, list[Run]] = {name: [] for name in loads}
+    bare: dict[str, list[float]] = {str(batch): [] for batch in raw.BATCHES}
+    for _ in range(runs):
+        for name, load in loads.items():
+            done[name].append(run_fresh(new_tuned if new_tuned and name == _TUNED else new_target, load))
+        for batch in raw.BATCHES:
+            bare[str(batch)].append(raw.limit(new_target, tasks, batch))
+    rates = {name: [run.per_second for run in runs_of] for name, runs_of in done.items()}
+    return Drains(
+        loads={name: summary(runs_of) for name, runs_of in done.items()},
+        raw={batch: spread(per_second) for batch, per_second in bare.items()},
+        share_of_raw={name: ratio(per_second, bare[str(max(raw.BATCHES))]) for name, per_second in rates.items()},
+        default_of_tuned=ratio(rates["sync"], rates[_TUNED]) if _TUNED in rates else None,
     )
 
 
-def _run_fresh(new_target: NewTarget, handler: Task[[], None], tasks: int) -> _Run:
-    target = new_target()
-    try:
-        return _run(target, handler, tasks)
-    finally:
-        target.close()
+def measure_busy(new_target: NewTarget, seconds: float, runs: int) -> dict[str, Drain]:
+    """Tasks that take time: each load is sized to last about `seconds`, were the queue free and the machine not the limit."""
+    loads = {}
+    for task_s in _TASK_S:
+        for pool in _POOLS:
+            for kind, handler in (("sync", wait), ("async", wait_async)):
+                loads[f"{task_s * 1e3:g} ms {kind}, {pool} slots"] = _busy(handler, task_s, pool, seconds)
+    return in_turns(loads, new_target, runs)
 
 
-def _run(target: Target, handler: Task[[], None], tasks: int) -> _Run:
-    """Fill the queue, start the service with the queue paused, then let it go: no boot of a process in the figures."""
-    with Client(target.url) as client:
-        ids = [handle.id for handle in client.enqueue_many(handler.prepare() for _ in range(tasks))]
-    with store_of(target) as store:
-        store.set_queue("default", paused=True)
-        with Service(target.url, target.folder) as service:
-            wait_until(time.monotonic() + _SETTLE_S)
-            watch = _Watch(service.processes() | target.server_processes())
-            store.set_queue("default", paused=False)
-            _wait_until_empty(target, max(ids))
-            cpu_s, others_cores = watch.stop()
-    ((count, started, finished),) = target.rows("span", first=min(ids), last=max(ids))
-    if count != tasks:
-        raise AssertionError(f"{tasks} tasks went in, {count} came out")
-    seconds = unix_s(finished) - unix_s(started)
-    return _Run(tasks / seconds, others_cores, {role: used_s / tasks * 1e6 for role, used_s in cpu_s.items()})
-
-
-class _Watch:
-    """The CPU time of some processes, and of all others together, from now on."""
-
-    def __init__(self, processes: dict[int, str]) -> None:
-        self._processes = processes | {os.getpid(): _BENCH}
-        self._began_s, self._machine_s = time.monotonic(), proc.machine_cpu_s()
-        self._before = proc.cpu_by_role(self._processes)
-
-    def stop(self) -> tuple[dict[str, float], float]:
-        """CPU seconds by role, and how many cores everybody else kept busy on average."""
-        after = proc.cpu_by_role(self._processes)
-        machine_s, took_s = proc.machine_cpu_s() - self._machine_s, time.monotonic() - self._began_s
-        used_s = {role: after[role] - before_s for role, before_s in self._before.items()}
-        others_cores = max(0.0, machine_s - sum(used_s.values())) / took_s
-        del used_s[_BENCH]
-        return used_s, others_cores
-
-
-def _wait_until_empty(target: Target, last: str) -> None:
-    """Look at the last task by its key first: a look at the whole table is not free."""
-    deadline_s = time.monotonic() + _PATIENCE_S
-    for query, params in (("is_there", {"id": last}), ("any_left", {})):
-        while _says(target, query, params):
-            if time.monotonic() > deadline_s:
-                raise AssertionError(f"the queue is not empty after {_PATIENCE_S:g} s")
-            wait_until(time.monotonic() + _LOOK_EVERY_S)
-
-
-def _says(target: Target, query: str, params: dict[str, Any]) -> bool:
-    return bool(target.rows(query, **params)[0][0])
+def _busy(handler: Task[[float], None], task_s: float, pool: int, seconds: float) -> Load:
+    ideal_per_second = pool / task_s
+    return Load(
+        tasks=min(_MOST_TASKS, max(pool, round(ideal_per_second * seconds))),
+        prepare=lambda _number: handler.prepare(task_s),
+        settings={"WORKER_POOL_SIZE": str(pool)},
+        ideal_per_second=ideal_per_second,
+    )

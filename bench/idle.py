@@ -1,55 +1,88 @@
-"""What a worker costs that has nothing to do."""
+"""What a worker costs that has nothing to do, and how long it takes to come and to go."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from bench import proc
 from bench.service import Service, wait_until
+from bench.stats import Spread, middle, spread
 from bench.target import NewTarget, Target
 
 _SETTLE_S: Final = 4.0
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU as a share of one core, memory as proportional set size, by role; transactions a second where they are counted."""
+    """CPU as a share of one core, memory as proportional set size, by role, of the median run; transactions a second where they
+    are counted. `ready_s`: from exec to ready; `stop_s`: from SIGTERM to the end."""
 
     seconds: float
     cpu_share: dict[str, float]
     pss_kib: dict[str, int]
+    service_cpu_share: Spread
+    service_pss_kib: Spread
+    transactions_per_second: Spread | None
+    ready_s: Spread
+    stop_s: Spread
+
+
+class _Run(msgspec.Struct, frozen=True, kw_only=True):
+    cpu_share: dict[str, float]
+    pss_kib: dict[str, int]
     transactions_per_second: float | None
+    ready_s: float = 0.0
+    stop_s: float = 0.0
 
     @property
     def service_cpu_share(self) -> float:
         return sum(share for role, share in self.cpu_share.items() if role in self.pss_kib)
 
 
-def measure(new_target: NewTarget, seconds: float) -> Idle:
+def measure(new_target: NewTarget, seconds: float, runs: int) -> Idle:
     """A service on an empty database, some seconds after its start."""
+    done = [_run_fresh(new_target, seconds) for _ in range(runs)]
+    memory = [float(sum(run.pss_kib.values())) for run in done]
+    one = done[middle(memory)]
+    transactions = [run.transactions_per_second for run in done if run.transactions_per_second is not None]
+    return Idle(
+        seconds=seconds,
+        cpu_share=one.cpu_share,
+        pss_kib=one.pss_kib,
+        service_cpu_share=spread([run.service_cpu_share for run in done]),
+        service_pss_kib=spread(memory),
+        transactions_per_second=_spread_or_none(transactions),
+        ready_s=spread([run.ready_s for run in done]),
+        stop_s=spread([run.stop_s for run in done]),
+    )
+
+
+def _spread_or_none(values: Sequence[float]) -> Spread | None:
+    return spread(values) if values else None
+
+
+def _run_fresh(new_target: NewTarget, seconds: float) -> _Run:
     target = new_target()
     try:
         with Service(target.url, target.folder) as service:
             wait_until(time.monotonic() + _SETTLE_S)
-            return _watch(target, service.processes(), seconds)
+            run = _watch(target, service.processes(), seconds)
+        return msgspec.structs.replace(run, ready_s=service.ready_s, stop_s=service.stop_s)
     finally:
         target.close()
 
 
-def _watch(target: Target, ours: dict[int, str], seconds: float) -> Idle:
+def _watch(target: Target, ours: dict[int, str], seconds: float) -> _Run:
     processes = ours | target.server_processes()
     transactions, began_s, before = target.transactions(), time.monotonic(), proc.cpu_by_role(processes)
     wait_until(began_s + seconds)
     took_s, after = time.monotonic() - began_s, proc.cpu_by_role(processes)
     ended = target.transactions()
-    pss: dict[str, int] = {}
-    for pid, role in ours.items():
-        pss[role] = pss.get(role, 0) + proc.pss_kib(pid)
-    return Idle(
-        seconds=took_s,
+    return _Run(
         cpu_share={role: (after[role] - before[role]) / took_s for role in before},
-        pss_kib=pss,
+        pss_kib=proc.pss_by_role(ours),
         transactions_per_second=None if ended is None or transactions is None else (ended - transactions) / took_s,
     )

@@ -1,53 +1,100 @@
-"""From the call of `enqueue` to the first line of the handler, on a worker that has nothing else to do."""
+"""From the call of `enqueue` to the first line of the handler: on a worker that has nothing else to do, and on a busy one."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
 import psycopg
 
 from bench.handlers import clock
+from bench.producer import producing
 from bench.service import Service, wait_until
-from bench.stats import Latency, latency
+from bench.stats import Latency, Spread, latency, ratio
 from bench.target import POSTGRES, NewTarget, PostgresTarget
 from shiftboss import Client
 
 _SETTLE_S: Final = 3.0
 _PATIENCE_S: Final = 30.0
+_LOADED_EVERY_S: Final = 0.03
+_LEAD_S: Final = 1.0  # the producer's boot, and a while of load before the first probe
 
 
 class Wakeup(msgspec.Struct, frozen=True, kw_only=True):
-    """One pace. `start` is the whole way to the handler, `commit` the part of it that the enqueueing call takes."""
+    """One pace, over all runs. `start` is the whole way to the handler, `commit` the part that the enqueueing call takes."""
 
     every_ms: float
+    load_per_second: float
     start: Latency
     commit: Latency
 
 
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """`bare`: INSERT and NOTIFY, commit, and the SELECT of a session that listens; PostgreSQL only."""
+    """`bare`: INSERT and NOTIFY, commit, and the SELECT of a session that listens; PostgreSQL only. The ratios are those of the
+    fastest pace to the bare way, run by run."""
 
     wakeups: tuple[Wakeup, ...]
     bare: Latency | None
+    p50_of_bare: Spread | None
+    p99_of_bare: Spread | None
 
 
-def measure(new_target: NewTarget, paces: dict[float, int]) -> Latencies:
-    """`paces`: seconds between two tasks -> how many tasks."""
-    target = new_target()
-    try:
-        with Client(target.url) as client, Service(target.url, target.folder):
-            wait_until(time.monotonic() + _SETTLE_S)
-            wakeups = tuple(_pace(client, every_s, count) for every_s, count in paces.items())
-        bare = latency(_bare_echoes(target, min(paces), paces[min(paces)])) if isinstance(target, PostgresTarget) else None
-    finally:
-        target.close()
-    return Latencies(wakeups=wakeups, bare=bare)
+class _Sent(msgspec.Struct, frozen=True):
+    start_s: list[float]
+    commit_s: list[float]
 
 
-def _pace(client: Client, every_s: float, count: int) -> Wakeup:
+def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: float, runs: int) -> Latencies:
+    """`paces`: seconds between two tasks -> how many tasks in a run. Then the fastest pace again, under that load (0: not)."""
+    plans = [(every_s, count, 0.0) for every_s, count in paces.items()]
+    if load_per_second:
+        plans.append((_LOADED_EVERY_S, paces[min(paces)], load_per_second))
+    done: list[list[_Sent]] = [[] for _ in plans]
+    bare: list[list[float]] = []
+    for _ in range(runs):
+        target = new_target()
+        try:
+            with Client(target.url) as client, Service(target.url, target.folder):
+                wait_until(time.monotonic() + _SETTLE_S)
+                for into, (every_s, count, load) in zip(done, plans, strict=True):
+                    into.append(_loaded(client, target.url, every_s, count, load) if load else _pace(client, every_s, count))
+            if isinstance(target, PostgresTarget):
+                bare.append(_bare_echoes(target, min(paces), paces[min(paces)]))
+        finally:
+            target.close()
+    fastest = [latency(run.start_s) for run in done[list(paces).index(min(paces))]]
+    echoes = [latency(waits_s) for waits_s in bare]
+    return Latencies(
+        wakeups=tuple(_wakeup(every_s, load, runs_of) for (every_s, _, load), runs_of in zip(plans, done, strict=True)),
+        bare=latency([wait_s for waits_s in bare for wait_s in waits_s]) if bare else None,
+        p50_of_bare=ratio([one.p50_ms for one in fastest], [one.p50_ms for one in echoes]) if bare else None,
+        p99_of_bare=ratio([one.p99_ms for one in fastest], [one.p99_ms for one in echoes]) if bare else None,
+    )
+
+
+def _wakeup(every_s: float, load_per_second: float, runs: Sequence[_Sent]) -> Wakeup:
+    return Wakeup(
+        every_ms=every_s * 1e3,
+        load_per_second=load_per_second,
+        start=latency([one_s for run in runs for one_s in run.start_s]),
+        commit=latency([one_s for run in runs for one_s in run.commit_s]),
+    )
+
+
+def _loaded(client: Client, url: str, every_s: float, count: int, load_per_second: float) -> _Sent:
+    """A pace while another process enqueues no-op tasks."""
+    with producing(url, load_per_second, 2 * _LEAD_S + count * every_s) as producer:
+        wait_until(time.monotonic() + 2 * _LEAD_S)
+        sent = _pace(client, every_s, count)
+        if producer.poll():
+            raise AssertionError(f"the producer of the load ended with {producer.returncode}")
+    return sent
+
+
+def _pace(client: Client, every_s: float, count: int) -> _Sent:
     sent = []
     next_s = time.monotonic()
     for _ in range(count):
@@ -56,9 +103,10 @@ def _pace(client: Client, every_s: float, count: int) -> Wakeup:
         handle = client.enqueue(clock)
         sent.append((began_ns, time.time_ns(), handle))
         next_s = max(next_s + every_s, time.monotonic())
-    starts = [(handle.result(timeout=_PATIENCE_S) - began_ns) / 1e9 for began_ns, _, handle in sent]
-    commits = [(committed_ns - began_ns) / 1e9 for began_ns, committed_ns, _ in sent]
-    return Wakeup(every_ms=every_s * 1e3, start=latency(starts), commit=latency(commits))
+    return _Sent(
+        start_s=[(handle.result(timeout=_PATIENCE_S) - began_ns) / 1e9 for began_ns, _, handle in sent],
+        commit_s=[(committed_ns - began_ns) / 1e9 for began_ns, committed_ns, _ in sent],
+    )
 
 
 def _bare_echoes(target: PostgresTarget, every_s: float, count: int) -> list[float]:

@@ -7,8 +7,8 @@ SELECT EXISTS (SELECT 1 FROM tasks WHERE id = %(id)s::uuid);
 SELECT EXISTS (SELECT 1 FROM tasks);
 
 -- name: span
--- When the first of these tasks was started and the last one stored.
-SELECT count(*), min(started_at), max(finished_at) FROM task_history WHERE id BETWEEN %(first)s::uuid AND %(last)s::uuid;
+-- How many of these tasks have ended, with how many attempts; when the first was started and the last one stored.
+SELECT count(DISTINCT id), sum(attempts), min(started_at), max(finished_at) FROM task_history WHERE id BETWEEN CAST(%(first)s AS uuid) AND CAST(%(last)s AS uuid) AND status = 'completed';
 
 -- name: bare_insert
 INSERT INTO tasks (id, type) VALUES (%(id)s, 'bench:bare');
@@ -23,6 +23,11 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type 
 
 -- name: transactions
 SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database();
+
+-- name: counted
+-- Exact at once, unlike the statistics views, to which a session adds its counts about once a second. A transaction that
+-- writes takes one number, and none of ours has a savepoint.
+SELECT pg_current_wal_insert_lsn() - CAST('0/0' AS pg_lsn), CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint);
 
 -- name: create_echo
 CREATE TABLE bench_echo (n bigint);

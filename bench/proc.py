@@ -10,6 +10,12 @@ from typing import Final
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _MODULE: Final = "shiftboss.actors.process"
 
+POSTMASTER: Final = "postmaster"
+SERVER: Final = "server"
+SERVER_ROLES: Final = (POSTMASTER, SERVER)
+SESSION: Final = "session of "
+BENCH_SESSION: Final = f"{SESSION}bench"
+
 
 def cpu_s(pid: int, *, with_reaped: bool = False) -> float:
     """User and system time of a process so far, in seconds (to 10 ms); 0 when it is gone.
@@ -36,6 +42,23 @@ def children(pid: int) -> list[int]:
     return [one for one in everyone if (fields := _stat(one)) and int(fields[1]) == pid]
 
 
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it, by asking every process for its parent."""
+    parents = {int(entry.name): _stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    found = [pid]
+    for one in found:
+        found.extend(child for child, fields in parents.items() if fields and int(fields[1]) == one)
+    return found
+
+
+def descriptors(pid: int) -> int:
+    """How many files and sockets a process has open; 0 when it is gone."""
+    try:
+        return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return 0
+
+
 def roles(supervisor_pid: int) -> dict[int, str]:
     """The processes of a service: pid -> role."""
     return {supervisor_pid: "supervisor", **{pid: role_of(_command(pid)) for pid in children(supervisor_pid)}}
@@ -52,7 +75,15 @@ def cpu_by_role(processes: Mapping[int, str]) -> dict[str, float]:
     """Role -> CPU seconds so far of all its processes. The role `postmaster` counts for its ended children too."""
     totals: dict[str, float] = {}
     for pid, role in processes.items():
-        totals[role] = totals.get(role, 0.0) + cpu_s(pid, with_reaped=role == "postmaster")
+        totals[role] = totals.get(role, 0.0) + cpu_s(pid, with_reaped=role == POSTMASTER)
+    return totals
+
+
+def pss_by_role(processes: Mapping[int, str]) -> dict[str, int]:
+    """Role -> KiB of all its processes."""
+    totals: dict[str, int] = {}
+    for pid, role in processes.items():
+        totals[role] = totals.get(role, 0) + pss_kib(pid)
     return totals
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from typing import Final
 
-import msgspec
-
 from bench.handlers import noop
 from bench.target import NewTarget, store_of
 from shiftboss import Client
@@ -17,19 +15,8 @@ BATCHES: Final = (200, 1000)
 _WORKER: Final = "bench-raw"
 
 
-class Raw(msgspec.Struct, frozen=True, kw_only=True):
-    """Tasks a second by the size of the batch that each transaction finishes and claims."""
-
-    tasks: int
-    per_second: dict[str, float]
-
-
-def measure(new_target: NewTarget, tasks: int) -> Raw:
-    """Each size of batch on a fresh database."""
-    return Raw(tasks=tasks, per_second={str(batch): _limit(new_target, tasks, batch) for batch in BATCHES})
-
-
-def _limit(new_target: NewTarget, tasks: int, batch: int) -> float:
+def limit(new_target: NewTarget, tasks: int, batch: int) -> float:
+    """Tasks a second, each transaction finishing and claiming a batch, on a fresh database."""
     target = new_target()
     try:
         with Client(target.url) as client:

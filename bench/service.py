@@ -1,4 +1,4 @@
-"""A real service in the default configuration, from `shiftboss start` to its end."""
+"""A real service, in the default configuration unless told otherwise, from `shiftboss start` to its end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
 from bench import proc
+
+Settings = Mapping[str, str]
+"""Settings of a service as environment variables: `{"WORKER_POOL_SIZE": "100"}`."""
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _PATIENCE_S: Final = 60.0
@@ -28,14 +32,20 @@ class ServiceFailed(Exception):
 
 
 class Service:
-    """One worker for the time of a block; ready when the block begins, gone at its end."""
+    """One worker for the time of a block; ready when the block begins, gone at its end.
 
-    def __init__(self, database_url: str, folder: Path) -> None:
+    Attributes:
+        ready_s, stop_s: from the exec to ready, and from SIGTERM to the end of the process.
+    """
+
+    def __init__(self, database_url: str, folder: Path, settings: Settings | None = None) -> None:
+        self.ready_s = self.stop_s = 0.0
         self._ready = threading.Event()
         self._said: list[str] = []
         # Nothing of ours may come in from outside: what is measured is the default configuration.
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        environment |= {"DATABASE_URL": database_url, "METRICS_PORT": "0", "PYTHONPATH": str(_ROOT)}
+        environment |= {"DATABASE_URL": database_url, "METRICS_PORT": "0", "PYTHONPATH": str(_ROOT), **(settings or {})}
+        self._began_s = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "shiftboss.cli", "start", "--import", "bench.handlers"],
             cwd=folder,
@@ -58,15 +68,22 @@ class Service:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        asked_s = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
         try:
             code = self._process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             self._kill()
             raise ServiceFailed(f"the service did not stop within {_PATIENCE_S:g} s\n{self._last_words()}") from None
+        self.stop_s = time.monotonic() - asked_s
         self._reader.join(_PATIENCE_S)
         if code:
             raise ServiceFailed(f"the service ended with {code}\n{self._last_words()}")
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's."""
+        return self._process.pid
 
     def processes(self) -> dict[int, str]:
         """Pid -> role."""
@@ -78,6 +95,7 @@ class Service:
             self._said = [*self._said[-49:], line]
             with contextlib.suppress(ValueError):
                 if json.loads(line).get("event") == "service.ready":
+                    self.ready_s = time.monotonic() - self._began_s
                     self._ready.set()
         self._process.stdout.close()
         self._ready.set()  # it has ended: nobody need wait any longer

@@ -37,7 +37,27 @@ def latency(seconds: Sequence[float]) -> Latency:
     return Latency(p50_ms=p50, p99_ms=p99, max_ms=max(seconds) * 1e3, count=len(seconds))
 
 
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+    """Ours by theirs, run by run: the runs of a pair stood next to each other, so a slow minute of the machine hit both."""
+    return spread([one / other for one, other in zip(ours, theirs, strict=True)])
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` percent of the values do not exceed (nearest rank): always a measured one."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]
+
+
+def middle(values: Sequence[float]) -> int:
+    """Which of the runs is the median one."""
+    return sorted(range(len(values)), key=values.__getitem__)[max(0, math.ceil(len(values) / 2) - 1)]
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """How much the second number grows per unit of the first (least squares); 0 for fewer than two different firsts."""
+    if not points:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    width = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / width if width else 0.0

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import psycopg
 
@@ -21,6 +21,13 @@ from tests.pg_cluster import PgCluster
 
 SQLITE: Final = load_queries("bench", "sqlite.sql")
 POSTGRES: Final = load_queries("bench", "postgres.sql")
+
+
+class Counted(NamedTuple):
+    """Since the server was made: bytes of write-ahead log, transactions that wrote (each is a commit with its fsync)."""
+
+    wal_bytes: int
+    commits: int
 
 
 class Target(Protocol):
@@ -41,8 +48,12 @@ class Target(Protocol):
         """Pid -> role of the processes that are the database; none for SQLite."""
         ...
 
+    def counted(self) -> Counted | None:
+        """What the server has written so far; `None` where nobody counts it."""
+        ...
+
     def transactions(self) -> int | None:
-        """Ended so far; `None` where nobody counts them."""
+        """Ended so far, those that only read included; `None` where nobody counts them."""
         ...
 
     def insert_bare(self, task_id: str) -> None:
@@ -51,6 +62,10 @@ class Target(Protocol):
 
     def insert_bare_many(self, task_ids: Iterable[str]) -> None:
         """The fastest way that the database has to store many, in one transaction."""
+        ...
+
+    def transact(self, work: Callable[[Any], object]) -> None:
+        """Do something on a caller's open connection, inside one transaction of its own, and commit."""
         ...
 
     def close(self) -> None: ...
@@ -85,12 +100,18 @@ class SqliteTarget:
     def insert_bare_many(self, task_ids: Iterable[str]) -> None:
         now = _now_text()
         rows = [{"id": task_id, "now": now} for task_id in task_ids]
+        self.transact(lambda connection: connection.executemany(SQLITE["bare_insert"], rows))
+
+    def transact(self, work: Callable[[Any], object]) -> None:
         self._connection.execute(SQLITE["begin"])
-        self._connection.executemany(SQLITE["bare_insert"], rows)
+        work(self._connection)
         self._connection.execute(SQLITE["commit"])
 
     def server_processes(self) -> dict[int, str]:
         return {}
+
+    def counted(self) -> Counted | None:
+        return None
 
     def transactions(self) -> int | None:
         return None
@@ -127,12 +148,20 @@ class PostgresTarget:
             for task_id in task_ids:
                 copy.write_row((task_id, "bench:bare"))
 
+    def transact(self, work: Callable[[Any], object]) -> None:
+        with self._connection.transaction():
+            work(self._connection)
+
     def server_processes(self) -> dict[int, str]:
         """The service's sessions by what they are called, and the server's own processes."""
-        named = {pid: f"session of {name}" for pid, name in self.rows("clients")}
+        named = {pid: f"{proc.SESSION}{name}" for pid, name in self.rows("clients")}
         ours = self._connection.info.backend_pid
-        others = {pid: "server" for pid in proc.children(self._cluster.pid) if pid not in named and pid != ours}
-        return {self._cluster.pid: "postmaster", **others, **named}
+        others = {pid: proc.SERVER for pid in proc.children(self._cluster.pid) if pid not in named and pid != ours}
+        return {self._cluster.pid: proc.POSTMASTER, **others, **named}
+
+    def counted(self) -> Counted | None:
+        ((wal_bytes, commits),) = self.rows("counted")
+        return Counted(int(wal_bytes), int(commits))
 
     def transactions(self) -> int | None:
         return int(self.rows("transactions")[0][0])
@@ -152,13 +181,13 @@ def sqlite_targets() -> Iterator[NewTarget]:
 
 
 @contextlib.contextmanager
-def postgres_targets() -> Iterator[NewTarget]:
-    """Databases of a private server that is stopped and removed at the end.
+def postgres_targets(settings: Mapping[str, str] | None = None) -> Iterator[NewTarget]:
+    """Databases of a private server that is stopped and removed at the end; `settings` as in postgresql.conf.
 
     Raises:
         PostgresMissing: no server programs on this machine.
     """
-    with tempfile.TemporaryDirectory(prefix="shiftboss-bench-") as folder, PgCluster() as cluster:
+    with tempfile.TemporaryDirectory(prefix="shiftboss-bench-") as folder, PgCluster(None, **(settings or {})) as cluster:
         numbers = itertools.count(1)
 
         def new() -> PostgresTarget:
@@ -172,6 +201,13 @@ TARGETS: Final[Mapping[str, Callable[[], contextlib.AbstractContextManager[NewTa
     "sqlite": sqlite_targets,
     "postgres": postgres_targets,
 }
+
+
+@contextlib.contextmanager
+def tuned_targets(database: str, settings: Mapping[str, str]) -> Iterator[NewTarget]:
+    """As `TARGETS`, with these settings of the server where there is one."""
+    with postgres_targets(settings) if database == "postgres" else sqlite_targets() as new_target:
+        yield new_target
 
 
 @contextlib.contextmanager

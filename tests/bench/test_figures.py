@@ -11,7 +11,9 @@ import pytest
 
 from bench import proc
 from bench.__main__ import main
-from bench.stats import latency, percentile, spread
+from bench.meter import Cost
+from bench.producer import due_tasks
+from bench.stats import latency, middle, percentile, ratio, slope, spread
 from bench.target import unix_s
 
 
@@ -30,6 +32,25 @@ def test_latency_is_told_in_milliseconds() -> None:
 def test_spread_keeps_every_run_in_its_order() -> None:
     one = spread([30.0, 10.0, 20.0])
     assert (one.median, one.low, one.high, one.runs) == (20.0, 10.0, 30.0, (30.0, 10.0, 20.0))
+
+
+def test_ratio_compares_the_runs_that_stood_next_to_each_other() -> None:
+    one = ratio([10.0, 30.0, 40.0], [10.0, 10.0, 80.0])  # the machine was slow in the last round, for the first of the two
+    assert one.runs == (1.0, 3.0, 0.5)
+    assert (one.median, one.low, one.high) == (1.0, 0.5, 3.0)
+    with pytest.raises(ValueError, match="shorter"):
+        ratio([1.0, 2.0], [1.0])
+
+
+def test_middle_is_where_the_median_stands() -> None:
+    for values in ([5.0], [2.0, 1.0], [30.0, 10.0, 20.0], [4.0, 2.0, 8.0, 6.0]):
+        assert values[middle(values)] == spread(values).median
+
+
+def test_slope_is_the_growth_per_unit() -> None:
+    assert slope([(0, 5), (10, 25), (20, 45)]) == pytest.approx(2.0)
+    assert slope([(0, 7), (1, 7), (2, 7)]) == 0.0
+    assert slope([(3, 1), (3, 9)]) == slope([]) == 0.0
 
 
 def test_both_databases_tell_the_same_moment() -> None:
@@ -59,4 +80,31 @@ def test_unknown_section_is_refused_with_those_that_exist(capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(["--only", "drain,speed"])
     assert ended.value.code == 2
-    assert "unknown: speed; known: enqueue, raw, drain, latency, idle" in capsys.readouterr().err
+    assert "unknown: speed; known: enqueue, drain, busy, features, latency, idle, peers" in capsys.readouterr().err
+
+
+def test_producer_sends_what_is_due_however_unevenly_it_is_called() -> None:
+    sent = 0
+    for elapsed_s in (0.05, 0.1, 0.35, 0.36, 1.0):
+        sent += due_tasks(33.3, elapsed_s, sent)
+        assert sent == int(33.3 * elapsed_s)
+    assert due_tasks(33.3, 0.5, sent) == 0  # never takes back what was sent
+
+
+def test_tree_has_children_of_children_and_nobody_else() -> None:
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'print(1, flush=True); input()'])"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        found = proc.tree(child.pid)
+        assert found[0] == child.pid
+        assert len(found) == 2
+        assert proc.children(child.pid) == found[1:]
+        assert proc.descriptors(child.pid) >= 3
+        child.communicate(b"\n")
+
+
+def test_only_what_the_server_does_counts_as_the_servers() -> None:
+    cpu_s = {"claimer": 1.0, "executor": 2.0, "session of shiftboss claimer": 4.0, "server": 8.0, "postmaster": 16.0}
+    cost = Cost(seconds=1.0, others_cores=0.0, cpu_s=cpu_s)
+    assert (cost.service_cpu_s, cost.server_cpu_s) == (3.0, 28.0)

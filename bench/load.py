@@ -1,0 +1,155 @@
+"""A queue full of tasks, and one service that empties it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from bench import proc
+from bench.handlers import noop
+from bench.meter import Cost, Meter
+from bench.service import Service, Settings, wait_until
+from bench.stats import Spread, middle, spread
+from bench.target import NewTarget, Target, store_of, unix_s
+from shiftboss import Client
+from shiftboss.bound import Prepared
+
+_LOOK_EVERY_S: Final = 0.05
+_SETTLE_S: Final = 1.0  # processes have something to do after their start
+_PATIENCE_S: Final = 180.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one run does. `ideal_per_second`: what the slots allow when tasks take time; 0: nothing limits but the queue."""
+
+    tasks: int
+    prepare: Callable[[int], Prepared[Any]] = lambda _number: noop.prepare()
+    settings: Settings = field(default_factory=dict)
+    ideal_per_second: float = 0.0
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `enqueue_s`: how long storing the tasks took, in bulk. Memory is looked at as soon as the last task has ended."""
+
+    tasks: int
+    per_second: float
+    enqueue_s: float
+    ready_s: float
+    stop_s: float
+    pss_kib: dict[str, int]
+    cost: Cost
+
+
+class Drain(msgspec.Struct, frozen=True, kw_only=True):
+    """Several runs of one load. Costs are those of the median run; CPU in microseconds a task, by role."""
+
+    tasks: int
+    per_second: Spread
+    ideal_per_second: float
+    enqueued_per_second: Spread
+    others_cores: Spread
+    cpu_us: Spread
+    server_cpu_us: Spread
+    cpu_us_per_task: dict[str, float]
+    wal_bytes_per_task: float | None
+    commits_per_task: float | None
+    pss_kib: dict[str, int]
+
+
+def in_turns(loads: Mapping[str, Load], new_targets: Mapping[str, NewTarget] | NewTarget, runs: int) -> dict[str, Drain]:
+    """Every load once, then every load again: a slow minute of the machine hits them all. A target by load, or one for all."""
+    done: dict[str, list[Run]] = {name: [] for name in loads}
+    for _ in range(runs):
+        for name, load in loads.items():
+            done[name].append(run_fresh(new_targets[name] if isinstance(new_targets, Mapping) else new_targets, load))
+    return {name: summary(done[name], loads[name].ideal_per_second) for name in loads}
+
+
+def run_fresh(new_target: NewTarget, load: Load) -> Run:
+    """One run on a fresh database with a fresh service."""
+    target = new_target()
+    try:
+        return run(target, load)
+    finally:
+        target.close()
+
+
+def run(target: Target, load: Load) -> Run:
+    """Fill the queue, start the service with the queue paused, then let it go: no boot of a process in the figures.
+
+    Raises:
+        AssertionError: a task did not end, or did not end with its first attempt.
+    """
+    with Client(target.url) as client:
+        began_s = time.perf_counter()
+        ids = [handle.id for handle in client.enqueue_many(load.prepare(number) for number in range(load.tasks))]
+        enqueue_s = time.perf_counter() - began_s
+    with store_of(target) as store:
+        store.set_queue("default", paused=True)
+        with Service(target.url, target.folder, load.settings) as service:
+            wait_until(time.monotonic() + _SETTLE_S)
+            processes = service.processes()
+            meter = Meter(target, processes)
+            store.set_queue("default", paused=False)
+            _wait_until_empty(target, max(ids), _longest_s(load))
+            cost = meter.stop()
+            pss_kib = proc.pss_by_role(processes)
+    seconds = check_span(target, ids)
+    return Run(
+        tasks=load.tasks,
+        per_second=load.tasks / seconds,
+        enqueue_s=enqueue_s,
+        ready_s=service.ready_s,
+        stop_s=service.stop_s,
+        pss_kib=pss_kib,
+        cost=cost,
+    )
+
+
+def check_span(target: Target, ids: Sequence[str]) -> float:
+    """Seconds from the start of the first of these tasks to the transaction that stored the last.
+
+    Raises:
+        AssertionError: not each of them has ended once, with success and with its first attempt.
+    """
+    ((count, attempts, started, finished),) = target.rows("span", first=min(ids), last=max(ids))
+    if (count, attempts) != (len(ids), len(ids)):
+        raise AssertionError(f"{len(ids)} tasks went in, {count} came out, after {attempts} attempts")
+    return unix_s(finished) - unix_s(started)
+
+
+def summary(runs: Sequence[Run], ideal_per_second: float = 0.0) -> Drain:
+    """Medians and spreads of at least one run."""
+    one = runs[middle([run.per_second for run in runs])]
+    return Drain(
+        tasks=one.tasks,
+        per_second=spread([run.per_second for run in runs]),
+        ideal_per_second=ideal_per_second,
+        enqueued_per_second=spread([run.tasks / run.enqueue_s for run in runs]),
+        others_cores=spread([run.cost.others_cores for run in runs]),
+        cpu_us=spread([(run.cost.service_cpu_s + run.cost.server_cpu_s) / run.tasks * 1e6 for run in runs]),
+        server_cpu_us=spread([run.cost.server_cpu_s / run.tasks * 1e6 for run in runs]),
+        cpu_us_per_task={role: used_s / one.tasks * 1e6 for role, used_s in one.cost.cpu_s.items()},
+        wal_bytes_per_task=None if one.cost.wal_bytes is None else one.cost.wal_bytes / one.tasks,
+        commits_per_task=None if one.cost.commits is None else one.cost.commits / one.tasks,
+        pss_kib=one.pss_kib,
+    )
+
+
+def _longest_s(load: Load) -> float:
+    return _PATIENCE_S + (load.tasks / load.ideal_per_second if load.ideal_per_second else 0.0)
+
+
+def _wait_until_empty(target: Target, last: str, longest_s: float) -> None:
+    """Look at the last task by its key first: a look at the whole table is not free."""
+    deadline_s = time.monotonic() + longest_s
+    for query, params in (("is_there", {"id": last}), ("any_left", {})):
+        while bool(target.rows(query, **params)[0][0]):
+            if time.monotonic() > deadline_s:
+                raise AssertionError(f"the queue is not empty after {longest_s:g} s")
+            wait_until(time.monotonic() + _LOOK_EVERY_S)
