@@ -76,6 +76,7 @@ class Told:
         until(f"{event} is logged", lambda: self._lines(event, before), left_s())
         for path in ("/readyz",) if healthy else ("/readyz", "/health"):
             assert reason in probe(self.worker, path)[1]
+        assert self.worker.get("/livez")[0] == 200, "the gateway itself lives"
         shown = metrics(self.worker)
         assert (shown["worker_ready"], shown["worker_healthy"]) == (0, int(healthy))
         assert len(self._lines(event, before)) == 1, "one line, not one a second"
@@ -108,7 +109,7 @@ def own_cluster(pg_cluster: PgCluster) -> Iterator[PgCluster]:
 
 
 def beating(url: str, folder: Path, **settings: object) -> Worker:
-    return Worker(url, folder, heartbeat_interval_s=BEAT_S, worker_timeout_s=60.0, ping_timeout_s=60.0, **settings)
+    return Worker(url, folder, **{"heartbeat_interval_s": BEAT_S, "worker_timeout_s": 60.0, "ping_timeout_s": 60.0, **settings})
 
 
 @pytest.fixture
@@ -152,6 +153,18 @@ def test_an_actor_is_stopped(actor: str, reason: str, worker: Worker) -> None:
     shown = metrics(worker)
     assert (shown[f"actor_up {other}"], shown["database_reachable"]) == (1, 1), "not more than is true"
     told.tells_of_its_end(lambda: os.kill(pid, signal.SIGCONT))
+
+
+@pytest.mark.parametrize("actor", ["claimer", "heartbeat"])
+def test_an_actor_that_hangs_is_replaced_and_all_is_well_without_anybody(actor: str, tmp_path: Path) -> None:
+    hangs_s = WITHIN_S + 2.0  # longer than it may take to tell
+    with beating(f"sqlite:///{tmp_path}/x.db", tmp_path, ping_interval_s=0.5, ping_timeout_s=hangs_s) as worker:
+        told = Told(worker.ready())
+        frozen = worker.actors()[actor]
+        told.tells_of(lambda: os.kill(frozen, signal.SIGSTOP), actor, f"actor_up {actor}")
+        told.tells_of_its_end(lambda: None, within_s=hangs_s + 10.0)
+        assert worker.lines("actor.hung")[0]["fields"]["actor"] == actor
+        assert worker.actors()[actor] != frozen
 
 
 def test_the_file_of_the_database_is_moved_away(worker: Worker) -> None:
