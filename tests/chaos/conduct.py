@@ -23,7 +23,7 @@ ENDS_WITHIN_S: Final = 180.0
 WAIT_FOR_TARGET_S: Final = 45.0
 LOOK_AGAIN_S: Final = (0.1, 3.0)  # at random: those who wait for one service must not all hit it at once
 # When so many have no target, the world is behind: on a slow machine faults come as fast as it can take them.
-MOST_WAITING: Final = 40
+MOST_WAITING: Final = 24
 
 
 class Result(StrEnum):

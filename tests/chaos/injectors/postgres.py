@@ -161,6 +161,9 @@ class ShortTimeouts:
     exclusive = "database"
     kind, weight = "pg:timeouts", 0.3
 
+    def __init__(self) -> None:
+        self._begun = set[int]()
+
     def fits(self, facts: Facts) -> bool:
         return facts.database == "postgres"
 
@@ -169,13 +172,17 @@ class ShortTimeouts:
 
     def start(self, world: World, fault: Fault) -> None:
         refuse_unrested(world)
+        self._begun.add(fault.number)
         self._set(world, f"ALTER DATABASE chaos SET {fault.params['setting']} = '5ms'")
 
     def stop(self, world: World, fault: Fault) -> None:
+        if fault.number not in self._begun:
+            return
         until_s = time.monotonic() + 30.0
         while True:
             try:
                 self._set(world, f"ALTER DATABASE chaos RESET {fault.params['setting']}")
+                self._begun.discard(fault.number)
                 return has_come_back(world)
             except NoTarget:
                 if time.monotonic() > until_s:

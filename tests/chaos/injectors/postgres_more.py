@@ -30,6 +30,7 @@ class ServerSetting:
 
     def __init__(self, kind: str, weight: float, for_s: tuple[float, float], settings: Mapping[str, str]) -> None:
         self.kind, self.weight, self._for_s, self._settings = kind, weight, for_s, settings
+        self._begun = set[int]()
 
     def fits(self, facts: Facts) -> bool:
         return facts.database == "postgres"
@@ -39,13 +40,17 @@ class ServerSetting:
 
     def start(self, world: World, fault: Fault) -> None:
         refuse_unrested(world)
+        self._begun.add(fault.number)
         self._alter(world, [f"SET {name} = {value}" for name, value in self._settings.items()])
 
     def stop(self, world: World, fault: Fault) -> None:
+        if fault.number not in self._begun:
+            return
         until_s = time.monotonic() + _BACK_WITHIN_S
         while True:
             try:
                 self._alter(world, [f"RESET {name}" for name in self._settings])
+                self._begun.discard(fault.number)
                 return has_come_back(world)
             except NoTarget:
                 if time.monotonic() > until_s:
