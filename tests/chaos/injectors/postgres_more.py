@@ -51,7 +51,8 @@ class ServerSetting:
             try:
                 self._alter(world, [f"RESET {name}" for name in self._settings])
                 self._begun.discard(fault.number)
-                return has_come_back(world)
+                has_come_back(world)
+                return
             except NoTarget:
                 if time.monotonic() > until_s:
                     raise AssertionError(f"the server could not be set back: {', '.join(self._settings)}") from None
