@@ -23,7 +23,12 @@ _APPLIED: Final = frozenset(
     for name in ("failed", "timeout", "crashed", "interrupted", "cancelled", "snoozed", "dead_letter", "already_applied")
 )
 # What a handler may raise anywhere while another in its process takes all the memory.
-_NO_MEMORY: Final = ("MemoryError", "SystemError: error return without exception", "RuntimeError: can't start new thread")
+_NO_MEMORY: Final = (
+    "MemoryError",
+    "SystemError: error return without exception",
+    "RuntimeError: can't start new thread",
+    "RuntimeError: can't allocate lock",
+)
 # What the words of the ledger may have become; also any of them may have been overtaken by a cancel or a timeout.
 _WORDS: Final[Mapping[str, frozenset[str]]] = {
     "failed": frozenset({"failed", "retry"}),
