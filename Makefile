@@ -5,9 +5,11 @@
 # make systemd  the tests inside a real systemd: in the program that SHIFTBOSS_SYSTEMD_SANDBOX names, or as root in this machine's own
 # make model    every interleaving of two workers, 2,000 runs of the rule machine on each database, and the mutants of the real code
 # make chaos    10,000 faults over a million tasks on each database; goes on where it was interrupted, results in .chaos/
+# make bench        rate, latency, cost and memory on both databases, and other queues beside it; some 20 minutes on a quiet machine
+# make bench-growth the same with a large store, many queues, several workers, and over time; about an hour
 # make check  what CI runs: lint, types, import contracts, tests
 # Paths are relative and tools run as modules, so any folder name will do.
-.PHONY: demo test slow reloads systemd model chaos check lint types contracts bench setup clean
+.PHONY: demo test slow reloads systemd model chaos check lint types contracts bench bench-growth setup clean
 
 FOLDER ?=
 # make chaos: how often the answer of each call that writes is cut off, at each of six places; 8 are more than a thousand cuts
@@ -69,6 +71,10 @@ check: lint types contracts test
 bench:
 	@sh tools/setup.sh dev
 	.venv/bin/python -m bench
+
+bench-growth:
+	@sh tools/setup.sh dev
+	.venv/bin/python -m bench.growth
 
 setup:
 	@sh tools/setup.sh dev

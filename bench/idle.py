@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from bench import proc
-from bench.service import Service, wait_until
+from bench.service import Service, Settings, wait_until
 from bench.stats import Spread, middle, spread
 from bench.target import NewTarget, Target
 
@@ -42,9 +42,9 @@ class _Run(msgspec.Struct, frozen=True, kw_only=True):
         return sum(share for role, share in self.cpu_share.items() if role in self.pss_kib)
 
 
-def measure(new_target: NewTarget, seconds: float, runs: int) -> Idle:
+def measure(new_target: NewTarget, seconds: float, runs: int, settings: Settings | None = None) -> Idle:
     """A service on an empty database, some seconds after its start."""
-    done = [_run_fresh(new_target, seconds) for _ in range(runs)]
+    done = [_run_fresh(new_target, seconds, settings) for _ in range(runs)]
     memory = [float(sum(run.pss_kib.values())) for run in done]
     one = done[middle(memory)]
     transactions = [run.transactions_per_second for run in done if run.transactions_per_second is not None]
@@ -64,10 +64,10 @@ def _spread_or_none(values: Sequence[float]) -> Spread | None:
     return spread(values) if values else None
 
 
-def _run_fresh(new_target: NewTarget, seconds: float) -> _Run:
+def _run_fresh(new_target: NewTarget, seconds: float, settings: Settings | None) -> _Run:
     target = new_target()
     try:
-        with Service(target.url, target.folder) as service:
+        with Service(target.url, target.folder, settings) as service:
             wait_until(time.monotonic() + _SETTLE_S)
             run = _watch(target, service.processes(), seconds)
         return msgspec.structs.replace(run, ready_s=service.ready_s, stop_s=service.stop_s)

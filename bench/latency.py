@@ -42,7 +42,9 @@ class Latencies(msgspec.Struct, frozen=True, kw_only=True):
     p99_of_bare: Spread | None
 
 
-class _Sent(msgspec.Struct, frozen=True):
+class Sent(msgspec.Struct, frozen=True):
+    """Seconds of each task: from the call to the handler, and of the call."""
+
     start_s: list[float]
     commit_s: list[float]
 
@@ -52,7 +54,7 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
     plans = [(every_s, count, 0.0) for every_s, count in paces.items()]
     if load_per_second:
         plans.append((_LOADED_EVERY_S, paces[min(paces)], load_per_second))
-    done: list[list[_Sent]] = [[] for _ in plans]
+    done: list[list[Sent]] = [[] for _ in plans]
     bare: list[list[float]] = []
     for _ in range(runs):
         target = new_target()
@@ -60,7 +62,7 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
             with Client(target.url) as client, Service(target.url, target.folder):
                 wait_until(time.monotonic() + _SETTLE_S)
                 for into, (every_s, count, load) in zip(done, plans, strict=True):
-                    into.append(_loaded(client, target.url, every_s, count, load) if load else _pace(client, every_s, count))
+                    into.append(_loaded(client, target.url, every_s, count, load) if load else pace(client, every_s, count))
             if isinstance(target, PostgresTarget):
                 bare.append(_bare_echoes(target, min(paces), paces[min(paces)]))
         finally:
@@ -75,7 +77,7 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
     )
 
 
-def _wakeup(every_s: float, load_per_second: float, runs: Sequence[_Sent]) -> Wakeup:
+def _wakeup(every_s: float, load_per_second: float, runs: Sequence[Sent]) -> Wakeup:
     return Wakeup(
         every_ms=every_s * 1e3,
         load_per_second=load_per_second,
@@ -84,17 +86,18 @@ def _wakeup(every_s: float, load_per_second: float, runs: Sequence[_Sent]) -> Wa
     )
 
 
-def _loaded(client: Client, url: str, every_s: float, count: int, load_per_second: float) -> _Sent:
+def _loaded(client: Client, url: str, every_s: float, count: int, load_per_second: float) -> Sent:
     """A pace while another process enqueues no-op tasks."""
     with producing(url, load_per_second, 2 * _LEAD_S + count * every_s) as producer:
         wait_until(time.monotonic() + 2 * _LEAD_S)
-        sent = _pace(client, every_s, count)
+        sent = pace(client, every_s, count)
         if producer.poll():
             raise AssertionError(f"the producer of the load ended with {producer.returncode}")
     return sent
 
 
-def _pace(client: Client, every_s: float, count: int) -> _Sent:
+def pace(client: Client, every_s: float, count: int) -> Sent:
+    """Enqueue one evenly, and ask each when its handler was reached."""
     sent = []
     next_s = time.monotonic()
     for _ in range(count):
@@ -103,7 +106,7 @@ def _pace(client: Client, every_s: float, count: int) -> _Sent:
         handle = client.enqueue(clock)
         sent.append((began_ns, time.time_ns(), handle))
         next_s = max(next_s + every_s, time.monotonic())
-    return _Sent(
+    return Sent(
         start_s=[(handle.result(timeout=_PATIENCE_S) - began_ns) / 1e9 for began_ns, _, handle in sent],
         commit_s=[(committed_ns - began_ns) / 1e9 for began_ns, committed_ns, _ in sent],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,12 +26,17 @@ _PATIENCE_S: Final = 180.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What one run does. `ideal_per_second`: what the slots allow when tasks take time; 0: nothing limits but the queue."""
+    """What one run does. `ideal_per_second`: what the slots allow when tasks take time; 0: nothing limits but the queue.
+
+    `queues`: those that `prepare` uses. `workers`: how many services share the work.
+    """
 
     tasks: int
     prepare: Callable[[int], Prepared[Any]] = lambda _number: noop.prepare()
     settings: Settings = field(default_factory=dict)
     ideal_per_second: float = 0.0
+    queues: Sequence[str] = ("default",)
+    workers: int = 1
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +85,10 @@ def run_fresh(new_target: NewTarget, load: Load) -> Run:
         target.close()
 
 
-def run(target: Target, load: Load) -> Run:
+def run(target: Target, load: Load, watch: contextlib.AbstractContextManager[object] | None = None) -> Run:
     """Fill the queue, start the service with the queue paused, then let it go: no boot of a process in the figures.
+
+    `watch`: a block that is open while the queue empties.
 
     Raises:
         AssertionError: a task did not end, or did not end with its first attempt.
@@ -90,22 +98,25 @@ def run(target: Target, load: Load) -> Run:
         ids = [handle.id for handle in client.enqueue_many(load.prepare(number) for number in range(load.tasks))]
         enqueue_s = time.perf_counter() - began_s
     with store_of(target) as store:
-        store.set_queue("default", paused=True)
-        with Service(target.url, target.folder, load.settings) as service:
-            wait_until(time.monotonic() + _SETTLE_S)
-            processes = service.processes()
-            meter = Meter(target, processes)
-            store.set_queue("default", paused=False)
-            _wait_until_empty(target, max(ids), _longest_s(load))
-            cost = meter.stop()
-            pss_kib = proc.pss_by_role(processes)
+        for queue in load.queues:
+            store.set_queue(queue, paused=True)
+    with contextlib.ExitStack() as stack:
+        services = [stack.enter_context(Service(target.url, target.folder, load.settings)) for _ in range(load.workers)]
+        wait_until(time.monotonic() + _SETTLE_S)
+        processes = {pid: role for service in services for pid, role in service.processes().items()}
+        meter = Meter(target, processes)
+        target.change("release")
+        with watch or contextlib.nullcontext():
+            _wait_until_empty(target, ids, _longest_s(load))
+        cost = meter.stop()
+        pss_kib = proc.pss_by_role(processes)
     seconds = check_span(target, ids)
     return Run(
         tasks=load.tasks,
         per_second=load.tasks / seconds,
         enqueue_s=enqueue_s,
-        ready_s=service.ready_s,
-        stop_s=service.stop_s,
+        ready_s=services[0].ready_s,
+        stop_s=services[0].stop_s,
         pss_kib=pss_kib,
         cost=cost,
     )
@@ -145,10 +156,11 @@ def _longest_s(load: Load) -> float:
     return _PATIENCE_S + (load.tasks / load.ideal_per_second if load.ideal_per_second else 0.0)
 
 
-def _wait_until_empty(target: Target, last: str, longest_s: float) -> None:
-    """Look at the last task by its key first: a look at the whole table is not free."""
+def _wait_until_empty(target: Target, ids: Sequence[str], longest_s: float) -> None:
+    """Look at the last task by its key first: a look at all of them is not free."""
     deadline_s = time.monotonic() + longest_s
-    for query, params in (("is_there", {"id": last}), ("any_left", {})):
+    first, last = min(ids), max(ids)
+    for query, params in (("is_there", {"id": last}), ("any_left", {"first": first, "last": last})):
         while bool(target.rows(query, **params)[0][0]):
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"the queue is not empty after {longest_s:g} s")

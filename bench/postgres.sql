@@ -4,7 +4,12 @@
 SELECT EXISTS (SELECT 1 FROM tasks WHERE id = %(id)s::uuid);
 
 -- name: any_left
-SELECT EXISTS (SELECT 1 FROM tasks);
+-- Of these: ids are in the order of their time.
+SELECT EXISTS (SELECT 1 FROM tasks WHERE id BETWEEN CAST(%(first)s AS uuid) AND CAST(%(last)s AS uuid));
+
+-- name: release
+-- All queues at once.
+UPDATE queues SET paused = false;
 
 -- name: span
 -- How many of these tasks have ended, with how many attempts; when the first was started and the last one stored.

@@ -4,7 +4,12 @@
 SELECT EXISTS (SELECT 1 FROM tasks WHERE id = :id);
 
 -- name: any_left
-SELECT EXISTS (SELECT 1 FROM tasks);
+-- Of these: ids are in the order of their time.
+SELECT EXISTS (SELECT 1 FROM tasks WHERE id BETWEEN :first AND :last);
+
+-- name: release
+-- All queues at once.
+UPDATE queues SET paused = 0;
 
 -- name: span
 -- How many of these tasks have ended, with how many attempts; when the first was started and the last one stored.
@@ -19,5 +24,20 @@ BEGIN IMMEDIATE;
 -- name: commit
 COMMIT;
 
--- name: pragma_synchronous
+-- name: wal
+PRAGMA journal_mode = wal;
+
+-- name: synchronous_full
 PRAGMA synchronous = FULL;
+
+-- name: synchronous_normal
+PRAGMA synchronous = NORMAL;
+
+-- name: synchronous_off
+PRAGMA synchronous = OFF;
+
+-- name: bare_table
+CREATE TABLE bare (n INTEGER PRIMARY KEY, said TEXT NOT NULL);
+
+-- name: bare_row
+INSERT INTO bare (n, said) VALUES (:n, 'a row of some length, as a task with few arguments has it');

@@ -44,6 +44,10 @@ class Target(Protocol):
         """What one of the bench's queries says."""
         ...
 
+    def change(self, query: str) -> None:
+        """Run one of the bench's queries that changes something, and commit."""
+        ...
+
     def server_processes(self) -> dict[int, str]:
         """Pid -> role of the processes that are the database; none for SQLite."""
         ...
@@ -88,11 +92,14 @@ class SqliteTarget:
     def connect(self) -> sqlite3.Connection:
         """A connection in autocommit mode, as durable as the service's own."""
         connection = sqlite3.connect(self.path, isolation_level=None)
-        connection.execute(SQLITE["pragma_synchronous"])
+        connection.execute(SQLITE["synchronous_full"])
         return connection
 
     def rows(self, query: str, **params: object) -> list[tuple[Any, ...]]:
         return self._connection.execute(SQLITE[query], params).fetchall()
+
+    def change(self, query: str) -> None:
+        self._connection.execute(SQLITE[query])
 
     def insert_bare(self, task_id: str) -> None:
         self._connection.execute(SQLITE["bare_insert"], {"id": task_id, "now": _now_text()})
@@ -139,6 +146,9 @@ class PostgresTarget:
 
     def rows(self, query: str, **params: object) -> list[tuple[Any, ...]]:
         return self._connection.execute(POSTGRES[query].encode(), params).fetchall()
+
+    def change(self, query: str) -> None:
+        self._connection.execute(POSTGRES[query].encode())
 
     def insert_bare(self, task_id: str) -> None:
         self._connection.execute(POSTGRES["bare_insert"].encode(), {"id": task_id})

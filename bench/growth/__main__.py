@@ -1,0 +1,207 @@
+"""`python -m bench.growth`: does the rate hold when the store grows, workers are added, or time passes?
+
+By default each part is as long as a serious run wants it, about an hour for both databases; every size has an option.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from bench.__main__ import RESULTS, terminate
+from bench.growth import lasting, scenes
+from bench.growth.lasting import Lasting
+from bench.growth.scenes import Scene
+from bench.plots import is_installed, line_chart, not_installed
+from bench.report import describe_machine, write_json
+from bench.stats import latency
+from bench.tables import fine, new_table, whole
+from bench.target import TARGETS, NewTarget
+from tests.pg_cluster import PostgresMissing
+
+PARTS: Final = ("history", "future", "queues", "workers", "lasting")
+
+
+class Grown(msgspec.Struct, kw_only=True):
+    """What was measured on one database."""
+
+    scenes: dict[str, Scene] = {}
+    lasting: Lasting | None = None
+
+
+class GrowthReport(msgspec.Struct, kw_only=True):
+    """One run of this program."""
+
+    started_at: datetime
+    machine: dict[str, str]
+    options: dict[str, str]
+    databases: dict[str, Grown]
+
+
+def measure(new_target: NewTarget, options: argparse.Namespace, console: Console, grown: Grown) -> None:
+    """The wanted parts on one database; what is done so far stands in `grown` whatever happens to the next part."""
+    tasks, runs, rows = options.tasks, options.runs, options.rows
+    parts: dict[str, Callable[[], dict[str, Scene]]] = {
+        "history": lambda: {f"{rows:,} finished tasks": scenes.filled(new_target, lambda f: f.finished(rows), tasks, runs)},
+        "future": lambda: {f"{rows:,} due tomorrow": scenes.filled(new_target, lambda f: f.future(rows), tasks, runs)},
+        "queues": lambda: {f"{options.queues:,} queues": scenes.many_queues(new_target, options.queues, tasks, runs)},
+        "workers": lambda: {
+            f"{number} workers": scene for number, scene in scenes.many_workers(new_target, options.workers, tasks, runs).items()
+        },
+    }
+    for part in options.only:
+        with console.status(part):
+            if part == "lasting":
+                grown.lasting = lasting.measure(
+                    new_target, options.rate, options.minutes, options.pinned_minutes, options.stretch
+                )
+            else:
+                grown.scenes.update(parts[part]())
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit 0 when everything was measured, 1 when a database was missing."""
+    options = _parser().parse_args(arguments)
+    console, errors = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
+    said = {name: str(value) for name, value in vars(options).items()}
+    report = GrowthReport(started_at=datetime.now(UTC), machine=describe_machine(), options=said, databases={})
+    missing = False
+    try:
+        for database in options.database or TARGETS:
+            try:
+                with TARGETS[database]() as new_target:
+                    measure(new_target, options, errors, report.databases.setdefault(database, Grown()))
+            except PostgresMissing as error:
+                errors.print(f"{database} is left out: {error}")
+                missing = True
+    finally:  # an hour's figures are kept also when the last part fails
+        show(report, console)
+        path = write_json(report, report.started_at, options.output, "growth")
+        console.print(f"written to {path}")
+        console.print(draw(report, path.with_suffix("")), markup=False)
+    return 1 if missing else 0
+
+
+def show(report: GrowthReport, console: Console) -> None:
+    """A table of drains, and one for each lasting load."""
+    table = new_table(
+        "Drain, by the plain one beside it", "a second", "ratio", "CPU µs a task", "claimers that waited for rows' locks"
+    )
+    for database, grown in report.databases.items():
+        for name, scene in grown.scenes.items():
+            waits = f"{scene.waits_for_locks:,} of {sum(scene.waits.values()):,} looks" if scene.waits else ""
+            table.add_row(
+                f"{database}, {name}", whole(scene.drain.per_second), fine(scene.by_plain), whole(scene.drain.cpu_us), waits
+            )
+    if table.row_count:
+        console.print(table)
+    for database, grown in report.databases.items():
+        if grown.lasting is not None:
+            console.print(lasting_table(database, grown.lasting))
+
+
+def lasting_table(database: str, one: Lasting) -> Table:
+    """The first, the middle and the last stretch, then what grew, and what the held snapshot did."""
+    columns = (
+        "done a second",
+        "p50 ms",
+        "p99 ms",
+        "pending",
+        "dead rows",
+        "tasks MiB",
+        "indexes MiB",
+        "history MiB",
+        "PSS MiB",
+        "files",
+    )
+    table = new_table(f"{database}: {one.rate:,.0f} tasks a second for {one.samples[-1].at_s / 60:.1f} minutes", *columns)
+    shown = sorted({0, len(one.samples) // 2, len(one.samples) - 1})
+    for sample in (one.samples[place] for place in shown):
+        table.add_row(
+            f"at {sample.at_s:,.0f} s",
+            f"{sample.done_per_second:,.0f}",
+            f"{sample.start.p50_ms:.1f}",
+            f"{sample.start.p99_ms:.1f}",
+            f"{sample.pending:,}",
+            "" if sample.dead_rows is None else f"{sample.dead_rows:,}",
+            *(f"{size / 2**20:,.1f}" for size in (sample.tasks_bytes, sample.index_bytes, sample.history_bytes)),
+            f"{sample.pss_kib / 1024:.0f}",
+            str(sample.descriptors),
+        )
+    growth = f"{one.pss_kib_per_minute / 1024:+.2f} MiB PSS, {one.pending_per_minute:+,.0f} pending"
+    table.add_row("a minute, second half", growth)
+    for name, samples in (("no snapshot held", one.between(pinned=False)), ("a snapshot held", one.between(pinned=True))):
+        if samples:
+            waits = latency([sample.start.p99_ms / 1e3 for sample in samples])
+            table.add_row(f"{name}: p99 of a stretch, middle and worst", "", f"{waits.p50_ms:.1f}", f"{waits.max_ms:.1f}")
+    return table
+
+
+def draw(report: GrowthReport, folder: Path) -> str:
+    """The lasting loads as lines over time."""
+    drawn = {database: grown.lasting for database, grown in report.databases.items() if grown.lasting is not None}
+    if not drawn:
+        return "nothing to draw"
+    if not is_installed():
+        return not_installed()
+    folder.mkdir(parents=True, exist_ok=True)
+    for database, one in drawn.items():
+        lines: dict[str, Callable[[Any], float]] = {
+            "p50": lambda sample: sample.start.p50_ms,
+            "p99": lambda sample: sample.start.p99_ms,
+        }
+        points = {name: [(sample.at_s, value(sample)) for sample in one.samples] for name, value in lines.items()}
+        line_chart(points, "seconds", "milliseconds from enqueue to start", folder / f"latency-{database}.svg")
+        rates = {"done": [(sample.at_s, sample.done_per_second) for sample in one.samples]}
+        line_chart(rates, "seconds", "tasks a second", folder / f"rate-{database}.svg")
+        memory = {"PSS": [(sample.at_s, sample.pss_kib / 1024) for sample in one.samples]}
+        line_chart(memory, "seconds", "MiB of the service", folder / f"memory-{database}.svg")
+    return f"drawn in {folder}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.growth", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--only", type=_parts, default=PARTS, metavar="NAME,…", help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--database", action="append", choices=list(TARGETS), help="only this one; may be repeated")
+    parser.add_argument("--tasks", type=int, default=20_000, help="no-op tasks in a drain")
+    parser.add_argument("--runs", type=int, default=3, help="how often each drain is run, in turns with the plain one")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="finished tasks, and tasks due later, in the filled store")
+    parser.add_argument("--queues", type=int, default=1_000, help="how many queues the tasks are spread over")
+    parser.add_argument("--workers", type=_numbers, default=(1, 2, 4, 8), metavar="N,…", help="workers on one database")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long the lasting load is")
+    parser.add_argument("--pinned-minutes", type=float, default=5.0, help="how long a snapshot is held after that; 0: not at all")
+    parser.add_argument("--rate", type=float, help="tasks a second of the lasting load; half the rate of a drain where not given")
+    parser.add_argument("--stretch", type=float, default=10.0, metavar="SECONDS", help="time between two samples")
+    parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes")
+    return parser
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; known: {', '.join(PARTS)}")
+    return tuple(name for name in PARTS if name in names)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(one) for one in text.split(","))
+    if min(numbers) < 1:
+        raise argparse.ArgumentTypeError("at least one worker")
+    return numbers
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,114 @@
+"""The same drain with much in the store, with many queues, and with several workers on one database."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from bench.growth.fill import Filler
+from bench.handlers import noop
+from bench.load import Drain, Load, Run, run, run_fresh, summary
+from bench.stats import Spread, ratio
+from bench.target import NewTarget, Target
+
+_LOOK_EVERY_S: Final = 0.01
+_CLAIMERS: Final = "shiftboss claimer%"
+_ROWS: Final = "Lock: "
+"""What the server says of a session that waits for a heavyweight lock, before its kind."""
+_HARMLESS: Final = frozenset({"Lock: extend"})
+"""Two sessions that both make a table longer wait for each other for microseconds, whatever their rows are."""
+
+
+class Scene(msgspec.Struct, frozen=True, kw_only=True):
+    """A drain, and its rate by that of the plain one beside it, run by run.
+
+    `waits`: how often a claimer's session was seen working, or waiting for what; of several workers on PostgreSQL only.
+    """
+
+    drain: Drain
+    by_plain: Spread
+    waits: dict[str, int] = {}
+
+    @property
+    def waits_for_locks(self) -> int:
+        return sum(n for what, n in self.waits.items() if what.startswith(_ROWS) and what not in _HARMLESS)
+
+
+def filled(new_target: NewTarget, fill: Callable[[Filler], None], tasks: int, runs: int) -> Scene:
+    """By turns: an empty database, and one that has been filled once."""
+    full = new_target()
+    try:
+        with Filler(full) as filler:
+            fill(filler)
+        load = Load(tasks=tasks)
+        plain: list[Run] = []
+        crowded: list[Run] = []
+        for _ in range(runs):
+            plain.append(run_fresh(new_target, load))
+            crowded.append(run(full, load))
+    finally:
+        full.close()
+    return _scene(crowded, plain)
+
+
+def many_queues(new_target: NewTarget, queues: int, tasks: int, runs: int) -> Scene:
+    """By turns: all tasks in one queue, and spread evenly over many."""
+    names = tuple(f"tenant-{number}" for number in range(queues))
+    spread_out = Load(tasks=tasks, queues=names, prepare=lambda number: noop.using(queue=names[number % queues]).prepare())
+    plain, crowded = [], []
+    for _ in range(runs):
+        plain.append(run_fresh(new_target, Load(tasks=tasks)))
+        crowded.append(run_fresh(new_target, spread_out))
+    return _scene(crowded, plain)
+
+
+def many_workers(new_target: NewTarget, workers: Sequence[int], tasks: int, runs: int) -> dict[str, Scene]:
+    """By turns: one worker, then each of these numbers, all of them on one database; the rate is that of all together."""
+    numbers = sorted({1, *workers})
+    done: dict[int, list[Run]] = {number: [] for number in numbers}
+    waits: dict[int, Counter[str]] = {number: Counter() for number in numbers}
+    for _ in range(runs):
+        for number in numbers:
+            load = Load(tasks=tasks, workers=number, settings={"DISTRIBUTED_MODE": "true"})
+            done[number].append(_watched(new_target, load, waits[number]))
+    return {str(number): _scene(done[number], done[1], waits[number]) for number in numbers}
+
+
+def _watched(new_target: NewTarget, load: Load, seen: Counter[str]) -> Run:
+    target = new_target()
+    try:
+        return run(target, load, _claimers_watched(target, seen))
+    finally:
+        target.close()
+
+
+@contextlib.contextmanager
+def _claimers_watched(target: Target, seen: Counter[str]) -> Iterator[None]:
+    """Ask the server again and again what the claimers' sessions wait for. SQLite has nobody to ask."""
+    if target.url.startswith("sqlite"):
+        yield
+        return
+    done = threading.Event()
+
+    def look() -> None:
+        with Filler(target) as asker:
+            while not done.wait(_LOOK_EVERY_S):
+                seen.update(dict(asker.rows("waits", who=_CLAIMERS)))
+
+    thread = threading.Thread(target=look, name="bench-waits", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _scene(crowded: Sequence[Run], plain: Sequence[Run], waits: Counter[str] | None = None) -> Scene:
+    rates = ([one.per_second for one in crowded], [one.per_second for one in plain])
+    return Scene(drain=summary(crowded), by_plain=ratio(*rates), waits=dict(waits or {}))

@@ -1,0 +1,134 @@
+"""The arithmetic of growth, and that a store is filled with rows that the service itself could have written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bench.growth.fill import Filler
+from bench.growth.lasting import Lasting, Sample, lasting
+from bench.growth.scenes import Scene
+from bench.load import Drain
+from bench.stats import latency, spread
+from bench.target import TARGETS, Target, store_of
+from bench.tuning import bare_inserts, chosen
+from shiftboss.model import TypeInfo
+from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, TaskFilter
+from tests.pg_cluster import PostgresMissing
+
+ROWS = 500
+
+
+def sample(at_s: float, pss_kib: int, pending: int = 0) -> Sample:
+    return Sample(
+        at_s=at_s,
+        done_per_second=10.0,
+        start=latency([0.001]),
+        pending=pending,
+        tasks_bytes=1,
+        index_bytes=1,
+        history_bytes=1,
+        dead_rows=None,
+        pss_kib=pss_kib,
+        descriptors=5,
+    )
+
+
+def drained() -> Drain:
+    one = spread([1.0])
+    return Drain(
+        tasks=1,
+        per_second=one,
+        ideal_per_second=0.0,
+        enqueued_per_second=one,
+        others_cores=one,
+        cpu_us=one,
+        server_cpu_us=one,
+        cpu_us_per_task={},
+        wal_bytes_per_task=None,
+        commits_per_task=None,
+        pss_kib={},
+    )
+
+
+def test_growth_is_that_of_the_second_half_so_a_start_is_no_leak() -> None:
+    warm_up = [sample(0, 1_000), sample(60, 50_000), sample(120, 90_000)]
+    steady = [sample(180, 90_100, 7), sample(240, 90_200, 9), sample(300, 90_300, 11), sample(360, 90_400, 13)]
+    one = lasting(10.0, 100, 0.0, warm_up + steady, None)
+    assert one.pss_kib_per_minute == pytest.approx(100.0)
+    assert one.pending_per_minute == pytest.approx(2.0)
+
+
+def test_samples_while_a_snapshot_was_held_are_kept_apart() -> None:
+    samples = (sample(60, 1), sample(120, 1), sample(180, 1))
+    one = lasting(10.0, 100, 0.0, samples, 120.0)
+    assert ([s.at_s for s in one.between(pinned=False)], [s.at_s for s in one.between(pinned=True)]) == ([60, 120], [180])
+    free: Lasting = lasting(10.0, 100, 0.0, samples, None)
+    assert (len(free.between(pinned=False)), free.between(pinned=True)) == (3, [])
+
+
+def test_only_waits_for_rows_and_transactions_count_against_claimers() -> None:
+    waits = {"works": 90, "IO: WALSync": 7, "Lock: extend": 2, "LWLock: WALWrite": 1}
+    assert Scene(drain=drained(), by_plain=spread([1.0]), waits=waits).waits_for_locks == 0
+    waits |= {"Lock: transactionid": 3, "Lock: tuple": 1}
+    assert Scene(drain=drained(), by_plain=spread([1.0]), waits=waits).waits_for_locks == 4
+
+
+@pytest.fixture(params=list(TARGETS))
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with ExitStack() as stack:
+        try:
+            new_target = stack.enter_context(TARGETS[request.param]())
+        except PostgresMissing as missing:
+            pytest.skip(str(missing))
+        one = new_target()
+        stack.callback(one.close)
+        yield one
+
+
+def test_finished_rows_are_there_for_the_store_to_read(target: Target) -> None:
+    with Filler(target) as filler:
+        filler.finished(ROWS)
+    with store_of(target) as store:
+        found = store.list_tasks(TaskFilter(type="mail:send"), ROWS + 1)
+        assert len(found) == ROWS
+        assert len({one.id for one in found}) == ROWS
+        assert all(one.id[14] == "7" for one in found)  # a UUID of version 7, as the library makes them
+        assert {(one.status, one.attempts) for one in found} == {("completed", 1)}
+        assert [one.id for one in found] == [one.id for one in sorted(found, key=lambda one: one.enqueued_at, reverse=True)]
+
+
+def test_future_rows_wait_in_the_lane_and_are_not_claimed(target: Target) -> None:
+    with Filler(target) as filler:
+        filler.future(ROWS)
+        assert filler.rows("pending") == [(0,)]  # none is due
+        assert filler.rows("done") == [(0,)]
+        ((tasks_bytes, *_others),) = filler.rows("sizes")
+        assert tasks_bytes > 0
+    with store_of(target) as store:
+        assert [(lane.queue, lane.priority) for lane in store.lanes(None)] == [("default", 0)]
+        lane = LaneAsk(queue="default", priority=0, limit=10, since=None)
+        ask = ClaimAsk(lanes=[lane], limit=10, running=10, types=[TypeInfo(type="bench:noop")])
+        assert list(store.exchange(Exchange(worker_id="w", ended=[], claim=ask)).claims) == []
+
+
+def test_a_pinned_snapshot_lasts_as_long_as_its_block(target: Target) -> None:
+    with Filler(target) as pinner, Filler(target) as other:
+        with pinner.pinned():
+            other.future(3)
+            ((before,),) = pinner.rows("pin_sees")
+        ((after,),) = pinner.rows("pin_sees")
+    assert (before, after) == (0, 3)
+
+
+def test_settings_of_a_server_are_not_asked_of_sqlite() -> None:
+    assert "synchronous_commit = off" in chosen(None, "postgres")
+    assert not [name for name, change in chosen(None, "sqlite").items() if change.server]
+    assert list(chosen("executors", "sqlite")) == ["executors = 1", "executors = 4"]
+
+
+def test_bare_inserts_are_timed_for_each_way_of_forcing_them_to_the_disk(tmp_path: Path) -> None:
+    assert {how: one.count for how, one in bare_inserts(tmp_path, 5).items()} == {"FULL": 5, "NORMAL": 5, "OFF": 5}
