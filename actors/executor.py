@@ -203,7 +203,6 @@ class Executor(ProcessActor):
     # ---- called in the threads that run attempts
 
     def _ended(self, cell: int, ended: Ended) -> None:
-        self.process.end_without_line()
         with self._lock:
             job = self._jobs.pop(cell)
             self._unstored[cell] = (job, ended)
@@ -211,6 +210,7 @@ class Executor(ProcessActor):
         self._outcomes.put(cell, ended)
 
     def _send_outcomes(self, cells: list[int], ended: list[Ended]) -> None:
+        self.process.end_without_line()  # by a system call, so once for all of them
         self._tell(Finished(cells, ended))
 
     def _on_short(self, why: str) -> None:

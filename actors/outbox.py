@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
+from operator import attrgetter, is_
 from typing import Final, NamedTuple
 
 from shiftboss.actors.peers import Peer
@@ -23,6 +24,11 @@ class Waiting(NamedTuple):
     claim: Claim | None = None
     peer: Peer | None = None
     cell: int = -1
+
+
+_ENDED: Final = attrgetter("ended")
+_TASK_ID: Final = attrgetter("ended.task_id")
+_LEASE: Final = attrgetter("task_id", "fence")
 
 
 class Outbox:
@@ -104,8 +110,14 @@ class Outbox:
     def ended(self) -> list[Ended]:
         """The outcomes of the next round, each lease once, in the order of their ids: two transactions that lock rows in
         the same order never wait for each other in a circle."""
-        batch = {(one.ended.task_id, one.ended.fence): one.ended for one in islice(self._ended, MAX_ENDED)}
-        return sorted(batch.values(), key=lambda one: one.task_id)
+        batch = sorted(islice(self._ended, MAX_ENDED), key=_TASK_ID)
+        for _ in batch:
+            self._ended.popleft()
+        self._ended.extendleft(reversed(batch))  # in this order, so that `settle` meets them as they went out
+        ended = list(map(_ENDED, batch))
+        if len(set(map(_TASK_ID, batch))) == len(batch):
+            return ended
+        return list(dict(zip(map(_LEASE, ended), ended, strict=True)).values())
 
     def releases(self) -> list[Lease]:
         return self._releases
@@ -121,13 +133,12 @@ class Outbox:
         it led."""
         self._lay_aside(reply.later)
         self._releases, self._starts, self._progress, self._taken_up = [], {}, {}, False
-        verdicts = {
-            (ended.task_id, ended.fence): (verdict, state)
-            for ended, verdict, state in zip(request.ended, reply.verdicts, reply.states, strict=True)
-        }
-        for _ in range(min(len(self._ended), MAX_ENDED)):
-            waiting = self._ended.popleft()
-            verdict, state = verdicts[waiting.ended.task_id, waiting.ended.fence]
+        batch = [self._ended.popleft() for _ in range(min(len(self._ended), MAX_ENDED))]
+        told: Iterable[tuple[Verdict, TaskState | None]] = zip(reply.verdicts, reply.states, strict=True)
+        if len(batch) != len(request.ended) or not all(map(is_, map(_ENDED, batch), request.ended)):
+            verdicts = dict(zip(map(_LEASE, request.ended), told, strict=True))  # some lease stands there twice
+            told = [verdicts[_LEASE(one.ended)] for one in batch]
+        for waiting, (verdict, state) in zip(batch, told, strict=True):
             if verdict is Verdict.LATER:
                 self._later.ended.append(waiting)
             else:

@@ -145,7 +145,8 @@ class Enqueued(msgspec.Struct, frozen=True, kw_only=True):
     existing: bool = False
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+# By the thousand and made of plain values, so nothing for the garbage collector to follow (`gc=False`).
+class Claim(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """One task that this worker holds, as the claimer and the executor need it."""
 
     task_id: str
@@ -164,14 +165,14 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     meta: msgspec.Raw = NULL
 
 
-class Lease(msgspec.Struct, frozen=True, array_like=True):
+class Lease(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A right to a task: every write by its holder names both."""
 
     task_id: str
     fence: int
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class Ended(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The end of one attempt, as its owner reports it to the store."""
 
     task_id: str

@@ -91,3 +91,38 @@ def test_a_death_is_not_buried_before_what_it_left_is_stored(outbox: Outbox) -> 
     outbox.take_up()
     settle(outbox, "")
     assert [one.peer for one in outbox.buried()] == ["executor-1"]
+
+
+def each_its_own(asked: Exchange) -> Exchanged:
+    """An answer that says of every lease what only it can be told: FENCED for odd fences, ALREADY_APPLIED for even ones."""
+    verdicts = [Verdict.FENCED if one.fence % 2 else Verdict.ALREADY_APPLIED for one in asked.ended]
+    return Exchanged(verdicts=verdicts, states=[None] * len(verdicts), claims=[])
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_every_outcome_gets_its_own_verdict_in_whatever_order_they_came(twice: bool) -> None:
+    outbox = Outbox()
+    for number in (3, 1, 4, 1, 5, 2) if twice else (3, 1, 4, 5, 2):
+        ended = Ended(task_id=f"01900000-0000-7000-8000-{number:012d}", fence=number, outcome=Outcome.SUCCESS)
+        outbox.end(Waiting(ended, cell=number))
+    asked = request(outbox)
+    assert [one.fence for one in asked.ended] == [1, 2, 3, 4, 5], "by id, each lease once"
+    told = [(waiting.cell, verdict is Verdict.FENCED) for waiting, verdict, _state in outbox.settle(asked, each_its_own(asked))]
+    assert sorted(told) == sorted((cell, bool(cell % 2)) for cell in ([1] if twice else []) + [1, 2, 3, 4, 5])
+    assert not outbox
+
+
+def test_a_request_in_another_order_than_ours_is_settled_by_its_leases() -> None:
+    outbox = Outbox()
+    for number in (1, 2):
+        ended = Ended(task_id=f"01900000-0000-7000-8000-{number:012d}", fence=number, outcome=Outcome.SUCCESS)
+        outbox.end(Waiting(ended, cell=number))
+    asked = Exchange(worker_id="w", ended=list(reversed(outbox.ended())))
+    told = [(waiting.cell, verdict is Verdict.FENCED) for waiting, verdict, _state in outbox.settle(asked, each_its_own(asked))]
+    assert told == [(1, True), (2, False)]
+
+
+def test_outcomes_of_a_round_that_failed_go_out_again(outbox: Outbox) -> None:
+    first = outbox.ended()
+    assert outbox.ended() == first
+    assert settle(outbox, "") == [FREE, LOCKED]

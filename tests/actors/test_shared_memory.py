@@ -231,3 +231,12 @@ def test_the_file_of_the_database_is_known_to_all_once_it_is_noted(board_fd: int
     assert other.database_file == (1 << 40, (1 << 63) + 1)
     assert other.worker_id == "" and other.get("claimer_away_s") == 0.0 and other.process_groups() == []
     os.close(board_fd)
+
+
+def test_a_new_worker_id_is_seen_by_those_who_have_read_the_one_before() -> None:
+    fd = memory(4096)
+    reader, writer = Board(os.dup(fd)), Board(fd)
+    assert reader.worker_id == ""
+    for worker_id in ("host-1-a", "host-1-b", "host-1-c"):
+        writer.worker_id = worker_id
+        assert (reader.worker_id, reader.worker_id, writer.worker_id) == (worker_id,) * 3
