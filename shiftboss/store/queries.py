@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 
 _NAME = re.compile(r"^-- name: ([a-z][a-z0-9_]*)\s*$", re.MULTILINE)
 
 
 def folder_of(package: str) -> Path:
-    """Where the files of a package lie. Not `importlib.resources`, which costs every process a megabyte for zip archives."""
-    return Path(str(import_module(package).__file__)).parent
+    """Where the files of a package lie that has been imported. Not `importlib.resources`, which costs every process a
+    megabyte for zip archives."""
+    return Path(str(sys.modules[package].__file__)).parent
 
 
 def load_queries(package: str, file: str = "queries.sql") -> Mapping[str, str]:

@@ -1,0 +1,66 @@
+"""What each kind of process loads: every module costs all of its kind memory and time at the start, and most can do without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SQLITE, POSTGRES = "shiftboss.store.sqlite.store", "shiftboss.store.postgres.store"
+PROCESS = "shiftboss.actors.process"
+# Loaded by nobody but those who run event loops, or by psycopg for itself.
+HEAVY = {
+    "asyncio",
+    "ssl",
+    "uvloop",
+    "email",
+    "http.client",
+    "http.server",
+    "importlib.metadata",
+    "zipfile",
+    "tempfile",
+    "secrets",
+}
+NEVER = {"rich", "typer", "click", "prometheus_client", "starlette", "uvicorn", "sqlalchemy", "multiprocessing"}
+DRIVERS = {"psycopg", "sqlite3"}
+ACTORS = ("claimer", "heartbeat", "leader", "gateway", "executor")
+
+
+def loaded(*modules: str) -> set[str]:
+    """What a fresh interpreter has loaded after these, beyond what it starts with (which is up to its installation)."""
+    script = (
+        "import sys, importlib; before = set(sys.modules)\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "print(*(set(sys.modules) - before))"
+    )
+    command = [sys.executable, "-c", script, *modules]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env).stdout.split())
+
+
+@pytest.mark.parametrize("actor", ACTORS)
+def test_an_actor_on_sqlite_loads_only_what_its_role_uses(actor: str) -> None:
+    own = f"shiftboss.actors.{actor}"
+    got = loaded(PROCESS, own, *(() if actor == "executor" else (SQLITE,)))
+    assert got & (HEAVY | NEVER | {"psycopg"}) == set()
+    assert {f"shiftboss.actors.{other}" for other in ACTORS} & got == {own}
+    assert (actor == "executor") != ("sqlite3" in got), "an executor knows no database"
+
+
+@pytest.mark.parametrize("actor", ["claimer", "heartbeat", "leader"])
+def test_an_actor_on_postgresql_loads_no_other_driver_and_no_framework(actor: str) -> None:
+    got = loaded(PROCESS, f"shiftboss.actors.{actor}", POSTGRES)
+    assert got & (NEVER | {"sqlite3", "uvloop", "http.server"}) == set()
+    assert "psycopg" in got
+
+
+def test_the_supervisor_loads_neither_actors_nor_drivers() -> None:
+    got = loaded("shiftboss.service")
+    assert got & (HEAVY | NEVER | DRIVERS | {"pykka"}) == set()
+
+
+def test_an_application_that_enqueues_without_asyncio_does_not_get_it() -> None:
+    got = loaded("shiftboss.client", "shiftboss.decorator", "shiftboss.attempt", SQLITE)
+    assert got & (HEAVY | NEVER | {"psycopg", "pykka"}) == set()
