@@ -11,7 +11,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -92,7 +92,7 @@ def _half(figures: Figures, new_target: NewTarget, sizes: Sizes) -> float:
 def main(arguments: Sequence[str]) -> int:
     """Exit 0 when everything was measured, 1 when a database was missing."""
     options = _parser().parse_args(arguments)
-    sizes = QUICK if options.quick else Sizes()
+    sizes = replace(QUICK if options.quick else Sizes(), **{name: value for name, value in _given(options) if value})
     sections = options.only or (QUICK_SECTIONS if options.quick else (*SECTIONS, PEERS))
     console, errors = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
     report = Report(started_at=datetime.now(UTC), machine=describe_machine(), quick=options.quick, databases={})
@@ -122,10 +122,16 @@ def _parser() -> argparse.ArgumentParser:
     known = ", ".join((*SECTIONS, PEERS))
     parser.add_argument("--only", type=_sections, metavar="NAME,…", help=f"some of: {known}")
     parser.add_argument("--database", action="append", choices=list(TARGETS), help="only this one; may be repeated")
+    parser.add_argument("--tasks", type=int, metavar="N", help=f"no-op tasks in a drain; {Sizes().tasks:,}")
+    parser.add_argument("--runs", type=int, metavar="N", help=f"how often each is run, in turns; {Sizes().runs}")
     parser.add_argument("--peers", metavar="NAME,…", help="of the other queues only these")
     add_cache(parser)
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes; bench/results")
     return parser
+
+
+def _given(options: argparse.Namespace) -> list[tuple[str, int | None]]:
+    return [("tasks", options.tasks), ("runs", options.runs)]
 
 
 def _sections(text: str) -> tuple[str, ...]:

@@ -18,11 +18,20 @@ TARGET_IDLE_SHARE: Final = 0.01
 
 def show(report: Report, console: Console) -> None:
     """Print one table for each kind of measurement."""
-    console.print(", ".join(f"{name} {value}" for name, value in report.machine.items()), style="dim")
-    tables = [*_tables(report.databases), *(_peer_tables(report.peers) if report.peers else ())]
-    for table in tables:
-        if table.row_count:
-            console.print(table)
+    console.print(machine_line(report.machine), style="dim")
+    for table in tables(report):
+        console.print(table)
+
+
+def tables(report: Report) -> list[Table]:
+    """Those that have something in them."""
+    every = [*_tables(report.databases), *(_peer_tables(report.peers) if report.peers else ())]
+    return [table for table in every if table.row_count]
+
+
+def machine_line(machine: Mapping[str, str]) -> str:
+    """What the figures depend on, in a line."""
+    return ", ".join(f"{name} {value}" for name, value in machine.items())
 
 
 def new_table(title: str, *columns: str) -> Table:

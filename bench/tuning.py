@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 from rich.console import Console
-from rich.text import Text
+from rich.table import Table
 
 from bench import idle, latency, stats
 from bench.__main__ import RESULTS, terminate
@@ -27,7 +27,7 @@ from bench.load import Drain, Load, in_turns
 from bench.report import describe_machine, write_json
 from bench.service import Service, wait_until
 from bench.stats import Latency, Spread, ratio
-from bench.tables import fine, new_table, whole
+from bench.tables import fine, machine_line, new_table, whole
 from bench.target import SQLITE, TARGETS, NewTarget, postgres_targets
 from shiftboss import Client
 from tests.pg_cluster import PostgresMissing
@@ -196,37 +196,31 @@ def chosen(words: str | None, database: str) -> dict[str, Change]:
 
 
 def show(report: TuningReport, console: Console) -> None:
-    """One table for each database."""
-    for database, moved in report.databases.items():
-        columns = (
-            "no-op a second",
-            "by default",
-            "CPU by default",
-            "20 ms a second",
-            "by default",
-            "PSS MiB",
-            "idle: CPU, trans./s",
-            "p50 / p99 ms",
-        )
-        table = new_table(f"{database}: what a setting moves", *columns)
-        for name, one in moved.items():
-            memory = f"{sum(one.drain.pss_kib.values()) / 1024:.0f}"
-            busy = (whole(one.busy.per_second), fine(one.busy_rate))
-            ours = (
-                whole(one.drain.per_second),
-                fine(one.rate),
-                fine(one.cpu),
-                *busy,
-                memory,
-                _idle(one.idle),
-                _start(one.pickup),
-            )
-            table.add_row(Text(name), *ours)
+    """Print all tables."""
+    console.print(machine_line(report.machine), style="dim")
+    for table in tables(report):
         console.print(table)
+
+
+def tables(report: TuningReport) -> list[Table]:
+    """One for each database, and one of bare INSERTs."""
+    made = [_moved_table(database, moved) for database, moved in report.databases.items()]
     table = new_table("A bare INSERT into a SQLite file", "p50 ms", "p99 ms")
-    for how, one_latency in report.synchronous.items():
-        table.add_row(f"synchronous = {how}", f"{one_latency.p50_ms:.2f}", f"{one_latency.p99_ms:.2f}")
-    console.print(table)
+    for how, waits in report.synchronous.items():
+        table.add_row(f"synchronous = {how}", f"{waits.p50_ms:.2f}", f"{waits.p99_ms:.2f}")
+    return [*made, table]
+
+
+def _moved_table(database: str, moved: Mapping[str, Moved]) -> Table:
+    waiting = ("20 ms tasks a second", "by default")
+    columns = ("no-op a second", "by default", "CPU by default", *waiting, "PSS MiB", "idle: CPU, trans./s", "p50 / p99 ms")
+    table = new_table(f"{database}: what a setting moves", *columns)
+    for name, one in moved.items():
+        memory = f"{sum(one.drain.pss_kib.values()) / 1024:.0f}"
+        busy = (whole(one.busy.per_second), fine(one.busy_rate))
+        ours = (whole(one.drain.per_second), fine(one.rate), fine(one.cpu), *busy, memory, _idle(one.idle), _start(one.pickup))
+        table.add_row(name, *ours)
+    return table
 
 
 def _idle(one: Idle | None) -> str:

@@ -24,7 +24,7 @@ from bench.growth.scenes import Scene
 from bench.plots import is_installed, line_chart, not_installed
 from bench.report import describe_machine, write_json
 from bench.stats import latency
-from bench.tables import fine, new_table, whole
+from bench.tables import fine, machine_line, new_table, whole
 from bench.target import TARGETS, NewTarget
 from tests.pg_cluster import PostgresMissing
 
@@ -92,7 +92,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def show(report: GrowthReport, console: Console) -> None:
-    """A table of drains, and one for each lasting load."""
+    """Print all tables."""
+    console.print(machine_line(report.machine), style="dim")
+    for table in tables(report):
+        console.print(table)
+
+
+def tables(report: GrowthReport) -> list[Table]:
+    """One of drains, and one for each lasting load."""
     table = new_table(
         "Drain, by the plain one beside it", "a second", "ratio", "CPU µs a task", "claimers that waited for rows' locks"
     )
@@ -102,11 +109,9 @@ def show(report: GrowthReport, console: Console) -> None:
             table.add_row(
                 f"{database}, {name}", whole(scene.drain.per_second), fine(scene.by_plain), whole(scene.drain.cpu_us), waits
             )
-    if table.row_count:
-        console.print(table)
-    for database, grown in report.databases.items():
-        if grown.lasting is not None:
-            console.print(lasting_table(database, grown.lasting))
+    lasting_ones = {database: grown.lasting for database, grown in report.databases.items()}
+    loads = [lasting_table(database, one) for database, one in lasting_ones.items() if one is not None]
+    return [*([table] if table.row_count else ()), *loads]
 
 
 def lasting_table(database: str, one: Lasting) -> Table:
