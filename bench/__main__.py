@@ -92,7 +92,8 @@ def _half(figures: Figures, new_target: NewTarget, sizes: Sizes) -> float:
 def main(arguments: Sequence[str]) -> int:
     """Exit 0 when everything was measured, 1 when a database was missing."""
     options = _parser().parse_args(arguments)
-    sizes = replace(QUICK if options.quick else Sizes(), **{name: value for name, value in _given(options) if value})
+    sizes = QUICK if options.quick else Sizes()
+    sizes = replace(sizes, tasks=options.tasks or sizes.tasks, runs=options.runs or sizes.runs)
     sections = options.only or (QUICK_SECTIONS if options.quick else (*SECTIONS, PEERS))
     console, errors = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
     report = Report(started_at=datetime.now(UTC), machine=describe_machine(), quick=options.quick, databases={})
@@ -128,10 +129,6 @@ def _parser() -> argparse.ArgumentParser:
     add_cache(parser)
     parser.add_argument("--output", type=Path, default=RESULTS, metavar="FOLDER", help="where the JSON goes; bench/results")
     return parser
-
-
-def _given(options: argparse.Namespace) -> list[tuple[str, int | None]]:
-    return [("tasks", options.tasks), ("runs", options.runs)]
 
 
 def _sections(text: str) -> tuple[str, ...]:
