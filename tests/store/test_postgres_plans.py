@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -123,6 +124,19 @@ def test_an_enqueue_looks_at_no_more_than_its_own_rows(crowded: PostgresStore) -
     assert all(pages(plan) < 120 * BATCH for plan in stored)
     for plan in stored:
         assert {table for table, kind in scans(plan) if kind == "Seq Scan"} <= {"workers"}
+
+
+def test_an_enqueue_opens_the_history_of_few_days(crowded: PostgresStore) -> None:
+    """Of all that exist, past and coming: opening them costs a single enqueue more than storing its row."""
+    for ago in range(1, 8):
+        crowded._link.rows("add_history_day", {"day": (crowded.now() - timedelta(days=ago)).date()})
+    crowded.enqueue([new()])
+    with watched_plans(crowded) as plans:
+        crowded.enqueue([new()])
+    (plan,) = [plan for plan in plans if "json_to_recordset" in plan["Query Text"]]
+    days = {table for table, _kind in scans(plan) if table.startswith("task_history")}
+    assert 3 <= len(days) <= 4, "yesterday, today, tomorrow and the one for all other days"
+    assert sum(node.get("Subplans Removed", 0) for node in nodes(plan["Plan"])) >= 10
 
 
 def test_verdicts_go_by_indexes(crowded: PostgresStore) -> None:

@@ -22,6 +22,7 @@ _Plan: TypeAlias = Generator[_Statement, Sequence[Any], list[Enqueued]]
 
 # An existing task that ends between our two statements frees its key; this often in a row is no coincidence.
 _MAX_ROUNDS: Final = 20
+_CLOCKS_APART_S: Final = 86_400.0
 _SAVEPOINT: Final = "shiftboss_enqueue"
 _NO_TRANSACTION: Final = "25P01"
 
@@ -52,7 +53,8 @@ def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None) -> _Plan
     for _ in range(_MAX_ROUNDS):
         if not left:
             return _in_order(tasks, done)
-        for row in (yield named_queries()["enqueue"], {"rows": rows_json(left.values(), now)}):
+        made = {"rows": rows_json(left.values(), now), "since": _made_s(min(left)) - _CLOCKS_APART_S, "now": now}
+        for row in (yield named_queries()["enqueue"], made):
             done[row[0]] = Enqueued(id=row[0])
             left.pop(row[0], None)
         if left:
@@ -61,6 +63,11 @@ def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None) -> _Plan
                     done[task_id] = Enqueued(id=existing_id, existing=True)
                     left.pop(task_id, None)
     raise StoreUnavailable(f"unique key {next(iter(left.values())).unique_key!r} kept changing hands while enqueueing: try again")
+
+
+def _made_s(task_id: str) -> float:
+    """When an id was made, in Unix seconds; for any other UUID than one of version 7, some moment."""
+    return int(task_id[:8] + task_id[9:13], 16) / 1e3
 
 
 def _in_order(tasks: Sequence[NewTask], done: dict[str, Enqueued]) -> list[Enqueued]:

@@ -140,23 +140,23 @@ class Link:
 
     def rows(self, query: str, params: Params | None = None, *, pinned: bool = False) -> list[Row]:
         """The rows of one query in a transaction of its own."""
-        return self._alone(query, params or {}, pinned, prepare=None if pinned else False).fetchall()
+        return self.alone(queries()[query], params or {}, pinned, prepare=None if pinned else False).fetchall()
 
     def changed(self, query: str, params: Params, *, pinned: bool = False) -> int:
         """How many rows one statement changed, in a transaction of its own."""
-        return self._alone(query, params, pinned, prepare=None).rowcount
+        return self.alone(queries()[query], params, pinned, prepare=None).rowcount
 
-    def _alone(self, query: str, params: Params, pinned: bool, *, prepare: bool | None) -> psycopg.Cursor[Row]:
-        """One statement. Where the session has its deadlines and plans it is all that the server hears: an idle worker
-        looks into the database every second, for as long as it lives."""
+    def alone(self, sql: str, params: Params, pinned: bool, *, prepare: bool | None = None) -> psycopg.Cursor[Row]:
+        """One statement, a transaction of its own. Where the session has its deadlines and plans it is all that the server
+        hears: an idle worker looks into the database every second, for as long as it lives, and whoever enqueues waits."""
         with self.connected() as connection:
             if pinned and connection.bounded and not connection.pinned:  # by a claimer, which goes on like this
                 bounds(connection, pinned=True, here_only=False)
                 connection.pinned = True
             if connection.bounded and connection.pinned == pinned:
-                return connection.execute(queries()[query], params, prepare=prepare)
+                return connection.execute(sql, params, prepare=prepare)
         with self.transaction(pinned=pinned) as connection:
-            return connection.execute(queries()[query], params, prepare=prepare)
+            return connection.execute(sql, params, prepare=prepare)
 
     def _open(self) -> BoundedConnection:
         connection = self._connection

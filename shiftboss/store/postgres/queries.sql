@@ -45,9 +45,10 @@ SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp());
 -- ---------------------------------------------------------------- producers
 
 -- name: enqueue
--- One parameter: a JSON array of rows. What comes back was stored; the rest met an unfinished task with its unique key, or
+-- :rows is a JSON array. What comes back was stored; the rest met an unfinished task with its unique key, or
 -- themselves: the same batch is sent again when the answer to the first was lost. A task of that id that has ended since is
--- looked for from the moment that its id (a UUID version 7) was made, less a day for clocks, so in few partitions.
+-- looked for from the moment that the oldest id (a UUID version 7) was made, less a day for clocks. That moment is :since and
+-- not a matter of the rows, so that the server opens no partition of other days: opening them was most of the work of one row.
 -- Rings only when a claimer has said that it sleeps: a NOTIFY takes a database-wide lock at commit.
 WITH given AS (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS g(
@@ -63,9 +64,8 @@ WITH given AS (
   FROM given
   WHERE NOT EXISTS (
     SELECT 1 FROM task_history h WHERE h.id = given.id
-      AND h.finished_at >= to_timestamp(
-            CAST(CAST('x' || left(replace(CAST(given.id AS text), '-', ''), 12) AS bit(48)) AS bigint) / 1000.0 - 86400)
-      AND h.finished_at < coalesce(at, statement_timestamp()) + interval '1 day')
+      AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
+      AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
   ON CONFLICT DO NOTHING
   RETURNING id, run_at > enqueued_at AS later
 ), rung AS MATERIALIZED (

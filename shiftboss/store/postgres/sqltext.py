@@ -24,6 +24,7 @@ _FRAGMENTS: Final = (
 )
 
 
+@cache
 def psycopg_sql(sql: str) -> str:
     """`:name` -> `%(name)s`, a literal `%` doubled; for text without string constants that contain `:name`."""
     return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))

@@ -97,9 +97,7 @@ class PostgresStore:
 
     def _execute(self, sql: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """One statement in its own transaction: between two, another may end the task that holds a unique key."""
-        with self._link.transaction(pinned=True) as connection:
-            cursor = connection.execute(psycopg_sql(sql), params)
-        return cursor.fetchall()
+        return self._link.alone(psycopg_sql(sql), params, pinned=True).fetchall()
 
     def get(self, task_id: str) -> TaskView | None:
         found = operate.read_tasks(self._link, "get_task", {"id": task_id}) if is_uuid(task_id) else []
