@@ -14,7 +14,7 @@ import pytest
 from pg_harness import nodes, pages, watched_plans
 from store_harness import ended, info, new, take
 
-from shiftboss.model import Claim, Outcome
+from shiftboss.model import Claim, Outcome, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.pg_cluster import PgCluster
@@ -130,9 +130,9 @@ def test_an_enqueue_opens_the_history_of_few_days(crowded: PostgresStore) -> Non
     """Of all that exist, past and coming: opening them costs a single enqueue more than storing its row."""
     for ago in range(1, 8):
         crowded._link.rows("add_history_day", {"day": (crowded.now() - timedelta(days=ago)).date()})
-    crowded.enqueue([new()])
+    crowded.enqueue([new(id=new_task_id())])
     with watched_plans(crowded) as plans:
-        crowded.enqueue([new()])
+        crowded.enqueue([new(id=new_task_id())])
     (plan,) = [plan for plan in plans if "json_to_recordset" in plan["Query Text"]]
     days = {table for table, _kind in scans(plan) if table.startswith("task_history")}
     assert 3 <= len(days) <= 4, "yesterday, today, tomorrow and the one for all other days"
