@@ -19,7 +19,6 @@ import msgspec
 from shiftboss import __version__
 from shiftboss.actors.health import Health, judge
 from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
-from shiftboss.actors.metrics import CONTENT_TYPE, Sample, exposition
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
@@ -149,7 +148,7 @@ class Gateway(ProcessActor):
             reading = self._reading
         if wait({reading}, READ_PATIENCE_S).done:
             reading.result()  # what nobody foresaw is an error of this request
-        return Answer(body=exposition(self._sample()), content_type=CONTENT_TYPE)
+        return self._scraped()
 
     def _read(self) -> None:
         """In the reader's thread."""
@@ -169,9 +168,12 @@ class Gateway(ProcessActor):
         except StoreUnavailable as error:
             self._outage.wait_s(error)
 
-    def _sample(self) -> Sample:
+    def _scraped(self) -> Answer:
+        # Loaded when first scraped: it is a quarter of this process, which may be here for probes alone.
+        from shiftboss.actors.metrics import CONTENT_TYPE, Sample, exposition
+
         board = self.process.board
-        return Sample(
+        sample = Sample(
             worker_id=board.worker_id,
             health=self._health(),
             active=int(board.get("active")),
@@ -179,6 +181,7 @@ class Gateway(ProcessActor):
             counters=self._counters,
             counts=self._counts,
         )
+        return Answer(body=exposition(sample), content_type=CONTENT_TYPE)
 
     # ---- the log
 

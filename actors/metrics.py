@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from shiftboss.actors.health import Health
 from shiftboss.store.base import CounterDelta, Counts
@@ -42,7 +47,7 @@ METRICS: Final = (
     MetricSpec("task_duration_seconds", "histogram", ("type",), "How long attempts ran that ended here."),
     MetricSpec("task_claim_duration_seconds", "histogram", (), "How long a transaction that claims takes."),
 )
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 MAX_TYPES: Final = 1_000
 OTHER_TYPES: Final = "(others)"
 _SPECS: Final = {spec.name: spec for spec in METRICS}
@@ -63,24 +68,33 @@ class Sample:
 
 def exposition(sample: Sample) -> bytes:
     """The text that Prometheus reads."""
-    return "".join(_families(sample)).encode()
+    registry = CollectorRegistry()
+    registry.register(_SampleCollector(sample))
+    return generate_latest(registry)
 
 
-def _families(sample: Sample) -> Iterator[str]:
-    yield from _counters(sample)
-    yield from _health(sample.health)
-    yield _simple("worker_pool_active", {(): sample.active})
-    yield _simple("worker_pool_capacity", {(): sample.capacity})
-    yield from (_histogram(sample.counters, name) for name in _BUCKETS)
-    if sample.counts is None:
-        return
-    leads = sample.counts.leader == sample.worker_id
-    yield _simple("leader_status", {(sample.worker_id,): int(leads)})
-    if leads:
-        yield _simple("tasks_enqueued_total", _by_type(sample.counts.enqueued))
-        yield _simple("tasks_pending", _by_type(sample.counts.pending))
-        yield _simple("tasks_running", _by_type(sample.counts.running))
-        yield _simple("workers_total", {(): sample.counts.workers})
+class _SampleCollector(Collector):
+    """Turns a sample into metric families."""
+
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+
+    def collect(self) -> Iterable[Metric]:
+        sample = self._sample
+        yield from _counters(sample)
+        yield from _health(sample.health)
+        yield _gauge("worker_pool_active", {(): sample.active})
+        yield _gauge("worker_pool_capacity", {(): sample.capacity})
+        yield from (_histogram(sample.counters, name) for name in _BUCKETS)
+        if sample.counts is None:
+            return
+        leads = sample.counts.leader == sample.worker_id
+        yield _gauge("leader_status", {(sample.worker_id,): int(leads)})
+        if leads:
+            yield _counter("tasks_enqueued_total", _by_type(sample.counts.enqueued))
+            yield _gauge("tasks_pending", _by_type(sample.counts.pending))
+            yield _gauge("tasks_running", _by_type(sample.counts.running))
+            yield _gauge("workers_total", {(): sample.counts.workers})
 
 
 def _by_type(counted: Mapping[str, int]) -> dict[tuple[str, ...], float]:
@@ -93,14 +107,14 @@ def _by_type(counted: Mapping[str, int]) -> dict[tuple[str, ...], float]:
     return shown
 
 
-def _health(health: Health) -> Iterable[str]:
-    yield _simple("worker_ready", {(): int(not health.unready)})
-    yield _simple("worker_healthy", {(): int(not health.broken)})
-    yield _simple("database_reachable", {(): int(health.database)})
-    yield _simple("actor_up", {(actor,): int(up) for actor, up in health.actors.items()})
+def _health(health: Health) -> Iterable[Metric]:
+    yield _gauge("worker_ready", {(): int(not health.unready)})
+    yield _gauge("worker_healthy", {(): int(not health.broken)})
+    yield _gauge("database_reachable", {(): int(health.database)})
+    yield _gauge("actor_up", {(actor,): int(up) for actor, up in health.actors.items()})
 
 
-def _counters(sample: Sample) -> Iterable[str]:
+def _counters(sample: Sample) -> Iterable[Metric]:
     values: dict[str, dict[tuple[str, ...], float]] = defaultdict(dict)
     for counter in sample.counters:
         spec = _SPECS.get(counter.name)
@@ -108,18 +122,29 @@ def _counters(sample: Sample) -> Iterable[str]:
             labels = json.loads(counter.labels)
             values[spec.name][tuple(labels[name] for name in spec.labels)] = counter.value
     local = [spec.name for spec in METRICS if spec.kind == "counter" and not spec.cluster]
-    return [_simple(name, values[name]) for name in local]
+    return [_counter(name, values[name]) for name in local]
 
 
-def _simple(name: str, values: Mapping[tuple[str, ...], float]) -> str:
-    """A counter or a gauge: one value for each set of labels."""
+def _counter(name: str, values: dict[tuple[str, ...], float]) -> Metric:
     spec = _SPECS[name]
-    return _head(spec) + "".join(_line(name, zip(spec.labels, labels, strict=True), n) for labels, n in sorted(values.items()))
+    family = CounterMetricFamily(name, spec.help, labels=spec.labels)
+    for labels, value in sorted(values.items()):
+        family.add_metric(labels, value)
+    return family
 
 
-def _histogram(counters: Sequence[CounterDelta], name: str) -> str:
+def _gauge(name: str, values: Mapping[tuple[str, ...], float]) -> Metric:
+    spec = _SPECS[name]
+    family = GaugeMetricFamily(name, spec.help, labels=spec.labels)
+    for labels, value in sorted(values.items()):
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(counters: Sequence[CounterDelta], name: str) -> Metric:
     """Stored buckets count each value once; Prometheus wants them cumulative."""
     spec = _SPECS[name]
+    family = HistogramMetricFamily(name, spec.help, labels=spec.labels)
     buckets: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
     sums: dict[tuple[str, ...], float] = {}
     for counter in counters:
@@ -131,13 +156,9 @@ def _histogram(counters: Sequence[CounterDelta], name: str) -> str:
             buckets[key][labels["le"]] = counter.value
         else:
             sums[key] = counter.value
-    lines = [_head(spec)]
     for key, counted in sorted(buckets.items()):
-        labelled = list(zip(spec.labels, key, strict=True))
-        cumulative = _cumulative(counted, _BUCKETS[name])
-        lines += [_line(f"{name}_bucket", [*labelled, ("le", bound)], total) for bound, total in cumulative]
-        lines += [_line(f"{name}_count", labelled, cumulative[-1][1]), _line(f"{name}_sum", labelled, sums.get(key, 0.0))]
-    return "".join(lines)
+        family.add_metric(key, _cumulative(counted, _BUCKETS[name]), sums.get(key, 0.0))
+    return family
 
 
 def _cumulative(counted: dict[str, float], bounds: Sequence[float]) -> list[tuple[str, float]]:
@@ -146,20 +167,3 @@ def _cumulative(counted: dict[str, float], bounds: Sequence[float]) -> list[tupl
         total += counted.get(bound, 0.0)
         result.append((bound, total))
     return result
-
-
-# ---- the text format, version 0.0.4
-
-
-def _head(spec: MetricSpec) -> str:
-    return f"# HELP {spec.name} {_escaped(spec.help)}\n# TYPE {spec.name} {spec.kind}\n"
-
-
-def _line(name: str, labels: Iterable[tuple[str, str]], value: float) -> str:
-    given = ",".join(f'{label}="{_escaped(text, quoted=True)}"' for label, text in labels)
-    return f"{name}{{{given}}} {float(value)!r}\n" if given else f"{name} {float(value)!r}\n"
-
-
-def _escaped(text: str, *, quoted: bool = False) -> str:
-    escaped = text.replace("\\", "\\\\").replace("\n", "\\n")
-    return escaped.replace('"', '\\"') if quoted else escaped

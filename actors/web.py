@@ -1,8 +1,6 @@
-"""The little HTTP that the gateway needs: GET and HEAD, one answer a connection, a thread for each while it lasts.
+"""The gateway's HTTP, on the standard library's server: GET and HEAD, one answer a connection, a thread for each while it lasts.
 
-No framework: an event loop, a server and a router cost 8 MiB and 0.15 s of CPU at every start, for probes and scrapes; the
-standard library's own server 3 MiB, most of it for headers that nobody here reads. What must not happen to a service is seen to:
-clients that say nothing, too many of them, no descriptors left.
+What that server leaves to others is seen to here: clients that say nothing, too many of them, no descriptors left.
 """
 
 from __future__ import annotations
@@ -11,20 +9,20 @@ import errno
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final
+from http.server import BaseHTTPRequestHandler
+from socketserver import BaseServer, TCPServer, ThreadingMixIn
+from typing import Any, Final
 
 log = logging.getLogger("shiftboss.gateway")
 
 MAX_CONNECTIONS: Final = 64
-SILENCE_S: Final = 5.0  # a client has so long for its request, and so long to take each part of the answer
-MAX_HEAD_BYTES: Final = 16_384
-LINGER_S: Final = 1.0  # so long it may take to read our answer, when it goes on sending what nobody wanted
+SILENCE_S: Final = 5.0  # a client has so long for each part of its request, and to take each part of the answer
 NO_ROOM_PAUSE_S: Final = 0.5
+_FOR_EVER_S: Final = 3600.0
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _TEXT: Final = "text/plain; charset=utf-8"
 
@@ -42,133 +40,108 @@ class Answer:
 Answers = Mapping[str, Callable[[], Answer]]
 
 
-class WebServer:
-    """Answers on one listening socket, for ever.
+class _Request(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = SILENCE_S
+    server: WebServer
 
-    Args:
-        answers: path -> what makes the answer, called in the request's own thread; may raise: a 500 and a line in the log.
-    """
+    def do_GET(self) -> None:
+        self._give(self._made())
 
-    def __init__(self, listener: socket.socket, answers: Answers, max_connections: int = MAX_CONNECTIONS) -> None:
-        self._listener, self._answers, self._max = listener, answers, max_connections
-        self._open: dict[socket.socket, None] = {}  # oldest first
-        self._lock = threading.Lock()
-        self._pause = threading.Event()
+    def do_HEAD(self) -> None:
+        self._give(self._made(), with_body=False)
 
-    def serve(self) -> None:
-        """Accept connections until the process ends.
+    def do_POST(self) -> None:
+        known = self._path() in self.server.answers
+        self._give(_error(HTTPStatus.METHOD_NOT_ALLOWED, allow="GET, HEAD") if known else _error(HTTPStatus.NOT_FOUND))
 
-        Raises:
-            OSError: the listening socket cannot be used any more.
-        """
-        self._listener.setblocking(True)
-        while True:
-            try:
-                connection, _address = self._listener.accept()
-            except ConnectionError:
-                continue  # it has gone while it waited
-            except OSError as error:
-                if error.errno not in _NO_ROOM:
-                    raise
-                self._pause.wait(NO_ROOM_PAUSE_S)  # who knocks waits in the kernel: asking again at once would only burn time
-                continue
-            self._begin(connection)
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST  # noqa: N815  names that the server looks for
 
-    def _begin(self, connection: socket.socket) -> None:
-        self._make_room()
-        with self._lock:
-            self._open[connection] = None
-        try:
-            threading.Thread(target=self._talk, args=(connection,), name="http", daemon=True).start()
-        except RuntimeError:  # no thread to be had
-            self._end(connection)
-            self._pause.wait(NO_ROOM_PAUSE_S)
+    def _path(self) -> str:
+        return self.path.partition("?")[0]
 
-    def _make_room(self) -> None:
-        """The oldest gives way: who asks properly is answered within a few seconds, so it is one who does not."""
-        with self._lock:
-            if len(self._open) >= self._max:
-                oldest = next(iter(self._open))
-                del self._open[oldest]
-                _cut(oldest)
-
-    def _talk(self, connection: socket.socket) -> None:
-        try:
-            method, path = _read_request(connection)
-            connection.settimeout(SILENCE_S)
-            connection.sendall(_written(self._answer(method, path), with_body=method != "HEAD"))
-            _linger(connection)
-        except OSError:
-            pass  # the client has gone
-        finally:
-            self._end(connection)
-
-    def _answer(self, method: str, path: str) -> Answer:
-        if not method:
-            return _error(HTTPStatus.BAD_REQUEST)
-        make = self._answers.get(path)
+    def _made(self) -> Answer:
+        make = self.server.answers.get(self._path())
         if make is None:
             return _error(HTTPStatus.NOT_FOUND)
-        if method not in ("GET", "HEAD"):
-            return _error(HTTPStatus.METHOD_NOT_ALLOWED, allow="GET, HEAD")
         try:
             return make()
         except Exception:  # of one request, which must not end the others
-            log.exception("%s failed", path)
+            log.exception("%s failed", self._path())
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    def _end(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._open.pop(connection, None)
-        connection.close()
+    def _give(self, answer: Answer, *, with_body: bool = True) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.content_type)
+        self.send_header("Content-Length", str(len(answer.body)))
+        if answer.allow:
+            self.send_header("Allow", answer.allow)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if with_body:
+            self.wfile.write(answer.body)
+
+    def version_string(self) -> str:
+        return "shiftboss"  # and not which Python
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
+        """What is no request is answered as any other, and not in the HTTP of 1991 with a page."""
+        self.request_version, self.command = self.protocol_version, ""
+        self._give(_error(HTTPStatus(code)))
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the server's name for it
+        """Probes and scrapes are no news."""
 
 
 def _error(status: HTTPStatus, allow: str = "") -> Answer:
     return Answer(status=status, body=status.phrase.encode(), allow=allow)
 
 
-def _cut(connection: socket.socket) -> None:
-    """End it for the thread that is waiting for it, which closes it."""
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+class WebServer(ThreadingMixIn, TCPServer):
+    """Answers on one listening socket.
 
-
-def _linger(connection: socket.socket) -> None:
-    """Let the client read before we close: what it has sent beyond its request would make the kernel throw our answer away."""
-    connection.shutdown(socket.SHUT_WR)
-    connection.settimeout(LINGER_S)
-    for _ in range(16):
-        if not connection.recv(65_536):
-            return
-
-
-def _read_request(connection: socket.socket) -> tuple[str, str]:
-    """Method and path; what else stands in the head means nothing here, and a body is not read.
-
-    Raises:
-        OSError: nothing that is a request came in time.
+    Args:
+        answers: path -> what makes the answer, called in the request's own thread; may raise: a 500 and a line in the log.
     """
-    give_up_s, head = time.monotonic() + SILENCE_S, b""
-    while b"\r\n\r\n" not in head and b"\n\n" not in head:
-        connection.settimeout(max(0.001, give_up_s - time.monotonic()))  # for all of it: not a byte now and then for ever
-        some = connection.recv(MAX_HEAD_BYTES)
-        head += some
-        if not some or len(head) > MAX_HEAD_BYTES or time.monotonic() > give_up_s:
-            raise ConnectionAbortedError("no request")
-    words = head.partition(b"\n")[0].decode("latin-1").split()
-    if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        return "", ""
-    return words[0], words[1].partition("?")[0]
 
+    daemon_threads = True
+    block_on_close = False
 
-def _written(answer: Answer, *, with_body: bool) -> bytes:
-    head = {
-        "Content-Type": answer.content_type,
-        "Content-Length": str(len(answer.body)),
-        "Connection": "close",
-    }
-    if answer.allow:
-        head["Allow"] = answer.allow
-    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-    first = f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
-    return f"{first}{lines}\r\n".encode("latin-1") + (answer.body if with_body else b"")
+    def __init__(self, listener: socket.socket, answers: Answers, max_connections: int = MAX_CONNECTIONS) -> None:
+        BaseServer.__init__(self, listener.getsockname(), _Request)
+        self.socket, self.answers, self._max = listener, answers, max_connections
+        self._open: dict[socket.socket, None] = {}  # oldest first
+        self._lock = threading.Lock()
+        self._pause = threading.Event()
+
+    def serve(self, poll_s: float = _FOR_EVER_S) -> None:
+        """Answer until `shutdown()` is called, which is looked at every `poll_s`."""
+        self.serve_forever(poll_s)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                self._pause.wait(NO_ROOM_PAUSE_S)  # who knocks waits in the kernel: asking again at once would only burn time
+            raise  # the server goes on with the next
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """The oldest gives way when there are too many: who asks properly is answered within a few seconds."""
+        with self._lock:
+            if len(self._open) >= self._max:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # ends it for the thread that waits for it
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A client that has gone, or no thread to be had for this one."""
+        log.debug("a request from %s was not answered", client_address, exc_info=True)

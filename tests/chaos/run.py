@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: there were enough faults and tasks, and everything held."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the services end with us
-    folder = Path(options.folder or tempfile.mkdtemp(prefix="sbchaos", dir="/tmp"))
+    folder = Path(options.folder or tempfile.mkdtemp(prefix="sbchaos", dir="/tmp")).absolute()
     sums = _totals(options)
     print(f"seed {sums.seed}, {options.database}, everything in {folder}", flush=True)
     sums.begin(machine.describe(options.database), machine.commit(), machine.command())
