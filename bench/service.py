@@ -56,7 +56,7 @@ class Service:
             text=True,
             errors="replace",
             start_new_session=True,
-            preexec_fn=_stop_with_parent,
+            preexec_fn=stop_with_parent,
         )
         self._reader = threading.Thread(target=self._read, name="bench-service-log", daemon=True)
         self._reader.start()
@@ -110,8 +110,8 @@ class Service:
         self._process.wait(_PATIENCE_S)
 
 
-def _stop_with_parent() -> None:
-    """In the child: a bench that is killed leaves no service behind."""
+def stop_with_parent() -> None:
+    """In a child before its exec: a bench that is killed leaves nothing behind."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

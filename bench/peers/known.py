@@ -107,8 +107,8 @@ PEERS: Final = (
         store="postgres",
         adapter="use_awa",
         packages=("awa-pg==0.6.9",),
-        options={"connections": 20, "queue": {"max_workers": 200}},
-        configuration="200 workers on one queue, storing by COPY; its runtime has threads of its own, so one process.",
+        options={"connections": 20, "queue": {"max_workers": 1000}},
+        configuration="1,000 workers on one queue, storing by COPY; its runtime has threads of its own, so one process.",
         left="awa",
     ),
     Known(

@@ -19,7 +19,7 @@ import psycopg
 from bench import proc
 from bench.peers.install import PeerMissing
 from bench.peers.known import Known, StoreKind
-from bench.service import wait_until
+from bench.service import stop_with_parent, wait_until
 from shiftboss.store.queries import load_queries
 from tests.pg_cluster import PgCluster, PostgresMissing
 
@@ -33,8 +33,8 @@ class Store(Protocol):
     url: str
     folder: Path
 
-    def unfinished(self) -> bool:
-        """Whether the queue's own tables still have something to do."""
+    def unfinished(self, jobs: int) -> bool:
+        """Whether the queue's own tables still have something to do, of so many jobs that were stored."""
         ...
 
     def settle(self) -> None:
@@ -60,9 +60,9 @@ class SqliteFile:
         self.url = f"sqlite:///{folder / 'bench.db'}"
         self._connection: sqlite3.Connection | None = None
 
-    def unfinished(self) -> bool:
+    def unfinished(self, jobs: int) -> bool:
         self._connection = self._connection or sqlite3.connect(self.folder / "bench.db", isolation_level=None)
-        return bool(self._connection.execute(self._query).fetchone()[0])
+        return bool(self._connection.execute(self._query, {"jobs": jobs}).fetchone()[0])
 
     def settle(self) -> None:
         pass
@@ -85,8 +85,8 @@ class PostgresDatabase:
         self.url = cluster.create_database(name)
         self._connection = psycopg.connect(self.url, autocommit=True)
 
-    def unfinished(self) -> bool:
-        row = self._connection.execute(self._query.encode()).fetchone()
+    def unfinished(self, jobs: int) -> bool:
+        row = self._connection.execute(self._query.encode(), {"jobs": jobs}).fetchone()
         assert row is not None
         return bool(row[0])
 
@@ -114,7 +114,9 @@ class RedisServer:
         self.folder, self._commands, self._port = folder, known.left, _free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         command = [program, "--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(folder)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=stop_with_parent
+        )
         deadline_s = time.monotonic() + _PATIENCE_S
         while not self._answers():
             if time.monotonic() > deadline_s or self._process.poll() is not None:
@@ -122,7 +124,7 @@ class RedisServer:
                 raise PeerMissing("redis-server does not start")
             wait_until(time.monotonic() + 0.05)
 
-    def unfinished(self) -> bool:
+    def unfinished(self, jobs: int) -> bool:  # noqa: ARG002  its queues say themselves how long they are
         return any(reply_number(self._ask(command)) for command in self._commands)
 
     def settle(self) -> None:
