@@ -63,6 +63,8 @@ def _pure(name: str, change: Change, only: str) -> Mutant:
 
 
 _HELD_SQLITE = "CROSS JOIN tasks AS t ON t.id = i.value\nWHERE t.status IN ('claimed', 'running');"
+_FENCE_SQLITE = "t.fence = json_extract(r.value, '$[1]') AND "
+_COMPLETED_SQLITE = f"WHERE {_FENCE_SQLITE}t.status IN ('claimed', 'running')\nRETURNING id, type;"
 _ENDED_POSTGRES = (
     "  FROM given JOIN tasks t ON t.id = given.id\n"
     "  WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n"
@@ -77,14 +79,24 @@ MUTANTS: Final = (
     *_pair(
         "an end does not look at the fence",
         RULES,
-        (SQLITE + "exchange.py", "row is not None and row.fence == ended.fence", "row is not None"),
+        (
+            SQLITE + "queries.sql",
+            _COMPLETED_SQLITE,
+            _COMPLETED_SQLITE.replace(_FENCE_SQLITE, ""),
+        ),
         (POSTGRES + "queries.sql", _COMPLETED_POSTGRES, _COMPLETED_POSTGRES.replace(" AND t.fence = given.fence", "")),
     ),
-    Mutant(
+    *_pair(
         "a failure does not look at the fence",
-        "postgres",
         RULES,
-        ((POSTGRES + "queries.sql", _ENDED_POSTGRES, _ENDED_POSTGRES.replace("t.fence = given.fence AND ", "")),),
+        (SQLITE + "exchange.py", "row is not None and row.fence == ended.fence", "row is not None"),
+        (POSTGRES + "queries.sql", _ENDED_POSTGRES, _ENDED_POSTGRES.replace("t.fence = given.fence AND ", "")),
+    ),
+    Mutant(
+        "a success does not look at the status",
+        "sqlite",
+        RULES,
+        ((SQLITE + "queries.sql", _COMPLETED_SQLITE, _COMPLETED_SQLITE.replace(" AND t.status IN ('claimed', 'running')", "")),),
     ),
     *_pair(
         "an end does not look at the status",

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, TypeVar
 
 import msgspec
 
-from shiftboss.model import NULL, Ended, Lease, Progress, TaskState, Verdict
+from shiftboss.model import NULL, Ended, Lease, Outcome, Progress, TaskState, Verdict
 from shiftboss.store.base import Exchange, Exchanged
-from shiftboss.store.counting import Applied, outcome_counters
+from shiftboss.store.counting import Applied, Tally
 from shiftboss.store.sqlite import settle
 from shiftboss.store.sqlite.claim import claim
 from shiftboss.store.sqlite.database import Database, savepoint
 from shiftboss.store.sqlite.errors import DATA_ERRORS, RowRefused
-from shiftboss.store.sqlite.ledger import Ledger, add_counters, storable
+from shiftboss.store.sqlite.ledger import Ledger, add_counters, complete, duration_of, storable
 from shiftboss.store.sqlite.settle import Held
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import to_text
@@ -88,11 +88,57 @@ def _end(
 ) -> tuple[list[Verdict], list[TaskState | None]]:
     if not batch:
         return [], []
-    held = held_rows(connection, [ended.task_id for ended in batch])
     verdicts = [Verdict.FENCED] * len(batch)
     states: list[TaskState | None] = [None] * len(batch)
-    ledger, applied = Ledger(now), []
-    for index, ended in enumerate(batch):
+    tally = Tally()
+    left: Sequence[int] = range(len(batch))
+    ids = {ended.task_id for ended in batch}
+    if len(ids) == len(batch):  # else of two with one fence the first counts
+        left = _complete(connection, batch, now, verdicts, states, tally)
+    if left:
+        _end_others(connection, batch, left, now, verdicts, states, tally)
+    add_counters(connection, worker_id, tally.deltas())
+    _tell_resends(connection, batch, verdicts)
+    return verdicts, states
+
+
+def _complete(
+    connection: sqlite3.Connection,
+    batch: Sequence[Ended],
+    now: datetime,
+    verdicts: list[Verdict],
+    states: list[TaskState | None],
+    tally: Tally,
+) -> Sequence[int]:
+    """Store the successes of the batch, which names no task twice; the places of the others in it."""
+    successes = {ended.task_id: index for index, ended in enumerate(batch) if ended.outcome is Outcome.SUCCESS}
+    if not successes:
+        return range(len(batch))
+    durations: defaultdict[str, list[float]] = defaultdict(list)
+    done = complete(connection, [batch[index] for index in successes.values()], now)
+    for task_id, type_ in done:
+        index = successes[task_id]
+        verdicts[index], states[index] = Verdict.APPLIED, TaskState.COMPLETED
+        durations[type_].append(duration_of(batch[index]))
+    for type_, seconds in durations.items():
+        tally.add_completed(type_, seconds)
+    return [index for index, ended in enumerate(batch) if ended.outcome is not Outcome.SUCCESS]
+
+
+def _end_others(
+    connection: sqlite3.Connection,
+    batch: Sequence[Ended],
+    places: Sequence[int],
+    now: datetime,
+    verdicts: list[Verdict],
+    states: list[TaskState | None],
+    tally: Tally,
+) -> None:
+    """Store these ends of the batch one decision at a time."""
+    held = held_rows(connection, [batch[index].task_id for index in places])
+    ledger = Ledger(now)
+    for index in places:
+        ended = batch[index]
         row = held.get(ended.task_id)
         if row is not None and row.fence == ended.fence:
             del held[ended.task_id]  # the same lease again in this batch is a resend
@@ -100,25 +146,21 @@ def _end(
             move = settle.end(row, fit, now)
             ledger.ended(row, move, fit)
             verdicts[index], states[index] = Verdict.APPLIED, move.state
-            applied.append(Applied(row.type, row.charged, fit.outcome, move.state, fit.duration_s))
+            tally.add(Applied(row.type, row.charged, fit.outcome, move.state, fit.duration_s))
     ledger.write(connection)
-    add_counters(connection, worker_id, outcome_counters(applied))
-    _tell_resends(connection, batch, verdicts)
-    return verdicts, states
 
 
 def _fit(ended: Ended) -> Ended:
-    error = storable(ended.error)
-    if error is ended.error and 0.0 <= ended.duration_s < math.inf:
+    error, duration_s = storable(ended.error), duration_of(ended)
+    if error is ended.error and duration_s == ended.duration_s:
         return ended
-    duration_s = ended.duration_s if 0.0 <= ended.duration_s < math.inf else 0.0  # a sum never recovers from an infinity
     return msgspec.structs.replace(ended, error=error, duration_s=duration_s)
 
 
 def _tell_resends(connection: sqlite3.Connection, batch: Sequence[Ended], verdicts: list[Verdict]) -> None:
-    rest = [index for index, verdict in enumerate(verdicts) if verdict is not Verdict.APPLIED]
-    if not rest:
+    if verdicts.count(Verdict.APPLIED) == len(verdicts):
         return
+    rest = [index for index, verdict in enumerate(verdicts) if verdict is not Verdict.APPLIED]
     leases = msgspec.json.encode([(batch[index].task_id, batch[index].fence) for index in rest]).decode()
     stored = set(connection.execute(SQL["stored_before"], {"leases": leases}))
     for index in rest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from shiftboss.model import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, NULL, Ended, Outcome, TaskState
+from shiftboss.model import DEFAULT_MAX_ATTEMPTS, MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, NULL, Ended, Outcome, TaskState
 from shiftboss.store.base import CounterDelta
 from shiftboss.store.sqlite.settle import Held, Move
 from shiftboss.store.sqlite.statements import SQL
@@ -109,6 +110,26 @@ class Ledger:
     ) -> None:
         self._archived.append((task_id, state, attempts, error, result, started_at, duration_s))
         self._departed[type_] += 1
+
+
+def complete(connection: sqlite3.Connection, successes: Sequence[Ended], now: datetime) -> list[tuple[str, str]]:
+    """Move the tasks of these attempts, no task twice, to the history; (id, type) of those that were ours to move."""
+    rows = [
+        (one.task_id, one.fence, _result(one), None if one.started_at is None else unix_to_text(one.started_at), duration_of(one))
+        for one in successes
+    ]
+    encode = msgspec.json.encode
+    values = {"rows": encode(rows).decode(), "now": to_text(now), "default_max_attempts": DEFAULT_MAX_ATTEMPTS}
+    done: list[tuple[str, str]] = connection.execute(SQL["complete"], values).fetchall()
+    if done:
+        connection.execute(SQL["delete_archived"], {"ids": encode([task_id for task_id, _ in done]).decode()})
+        _many(connection, "depart", list(Counter(type_ for _, type_ in done).items()))
+    return done
+
+
+def duration_of(ended: Ended) -> float:
+    """What is no number of seconds becomes 0: a sum never recovers from an infinity."""
+    return ended.duration_s if 0.0 <= ended.duration_s < math.inf else 0.0
 
 
 def storable(text: str | None, max_chars: int = MAX_ERROR_CHARS) -> str | None:

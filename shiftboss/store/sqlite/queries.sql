@@ -180,6 +180,23 @@ SELECT
 FROM json_each(:rows) AS r
 CROSS JOIN tasks AS t ON t.id = json_extract(r.value, '$[0]');
 
+-- name: complete
+-- Success, from the report alone: nothing but the row's own state decides, so it need not be read first. Followed by
+-- delete_archived. Each row: id, fence, result, started_at, duration_s.
+INSERT INTO task_history (
+    id, type, queue, status, priority, attempts, max_attempts, fence, worker_id, unique_key, timeout_s, enqueued_at, run_at,
+    started_at, finished_at, duration_s, updated_at, tags, meta, last_error, args, result
+)
+SELECT
+    t.id, t.type, t.queue, 'completed', t.priority,
+    min(t.attempts + (t.status = 'claimed'), max(coalesce(t.max_attempts, :default_max_attempts), 1)), t.max_attempts, t.fence,
+    t.worker_id, t.unique_key, t.timeout_s, t.enqueued_at, t.run_at, coalesce(json_extract(r.value, '$[3]'), t.started_at), :now,
+    json_extract(r.value, '$[4]'), :now, t.tags, t.meta, t.last_error, t.args, json_extract(r.value, '$[2]')
+FROM json_each(:rows) AS r
+CROSS JOIN tasks AS t ON t.id = json_extract(r.value, '$[0]')
+WHERE t.fence = json_extract(r.value, '$[1]') AND t.status IN ('claimed', 'running')
+RETURNING id, type;
+
 -- name: delete_archived
 DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:ids));
 

@@ -39,13 +39,12 @@ def unix_to_text(seconds: float) -> str:
     """Unix seconds as stored."""
     if not 0.0 <= seconds < _FAR_S:
         return to_text(after(_EPOCH, seconds))
-    whole, fraction = divmod(seconds, 1.0)
-    micros = round(fraction * 1e6)
-    return f"{_second_text(whole)}.{micros:06d}" if micros < 1_000_000 else f"{_second_text(whole + 1.0)}.000000"
+    whole, micros = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{_second_text(whole)}.{micros:06d}"
 
 
 @lru_cache(maxsize=64)  # the attempts of a batch started in the same few seconds; this is on the way of every task
-def _second_text(whole: float) -> str:
+def _second_text(whole: int) -> str:
     return (_EPOCH + timedelta(seconds=whole)).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
 
 
