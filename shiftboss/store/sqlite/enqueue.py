@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
@@ -17,6 +18,20 @@ from shiftboss.store.sqlite.times import after, to_text
 Execute: TypeAlias = Callable[[str, dict[str, Any]], Sequence[Any]]
 
 _TRIES: Final = 10
+
+
+def enqueue(connection: sqlite3.Connection, tasks: Sequence[NewTask], now: datetime) -> list[Enqueued]:
+    """`enqueue_in` on a connection of our own, in a write transaction: most batches hold nothing but new tasks."""
+    moment = to_text(now)
+    rows = [_row(task, now, moment) for task in tasks]
+    connection.execute(SQL["savepoint"])
+    try:
+        if connection.executemany(SQL["enqueue_one"], rows).rowcount == len(rows):
+            return [Enqueued(id=task.id) for task in tasks]
+        connection.execute(SQL["rollback_to_savepoint"])
+    finally:
+        connection.execute(SQL["release_savepoint"])
+    return enqueue_in(lambda sql, values: connection.execute(sql, values).fetchall(), tasks, now)
 
 
 def enqueue_in(execute: Execute, tasks: Sequence[NewTask], now: datetime) -> list[Enqueued]:
@@ -45,14 +60,15 @@ def enqueue_in(execute: Execute, tasks: Sequence[NewTask], now: datetime) -> lis
 
 
 def _insert(execute: Execute, tasks: Sequence[NewTask], now: datetime) -> set[str]:
-    rows = msgspec.json.encode([_row(task, now) for task in tasks]).decode()
+    moment = to_text(now)
+    rows = msgspec.json.encode([_row(task, now, moment) for task in tasks]).decode()
     return {row[0] for row in execute(SQL["enqueue"], {"rows": rows})}
 
 
-def _row(task: NewTask, now: datetime) -> list[object]:
+def _row(task: NewTask, now: datetime, moment: str) -> tuple[object, ...]:
     # JSON values travel as text inside the JSON array, so that they are stored to the letter.
-    run_at = after(now, task.delay_s) if task.delay_s is not None else task.run_at or now
-    return [
+    run_at = after(now, task.delay_s) if task.delay_s is not None else task.run_at
+    return (
         task.id,
         task.type,
         task.queue,
@@ -63,9 +79,9 @@ def _row(task: NewTask, now: datetime) -> list[object]:
         task.unique_key,
         msgspec.json.encode(task.tags).decode() if task.tags else None,
         None if task.meta is None else bytes(task.meta).decode(),
-        to_text(now),
-        to_text(run_at),
-    ]
+        moment,
+        moment if run_at is None else to_text(run_at),
+    )
 
 
 def _find_existing(execute: Execute, tasks: Sequence[NewTask], left: Sequence[int], done: dict[int, Enqueued]) -> None:

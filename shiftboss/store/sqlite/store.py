@@ -30,7 +30,7 @@ from shiftboss.store.base import (
 from shiftboss.store.sqlite import files, leader, migrate, operators
 from shiftboss.store.sqlite.bells import Doorbell, ring
 from shiftboss.store.sqlite.database import LOCK_WAIT_S, Database
-from shiftboss.store.sqlite.enqueue import enqueue_in
+from shiftboss.store.sqlite.enqueue import enqueue
 from shiftboss.store.sqlite.exchange import exchange
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import after, from_text, to_text
@@ -109,7 +109,7 @@ class SqliteStore:
         if not tasks:
             return []
         with self._database.write() as connection:
-            done = enqueue_in(lambda sql, values: connection.execute(sql, values).fetchall(), tasks, self.now())
+            done = enqueue(connection, tasks, self.now())
         ring(self.path)
         return done
 
