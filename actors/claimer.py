@@ -80,6 +80,7 @@ class Claimer(ProcessActor):
         self._typical = Typical()
         self._worker_id = ""
         self._is_ready = False
+        self._owes_sweep = False  # one was left out because an executor had not yet said what it holds
         self._sleeping = False
         self._halt = Halt(self._roster, self._outbox, process.tell_parent, self._round, self._end_stop)
 
@@ -169,13 +170,16 @@ class Claimer(ProcessActor):
                 self._go_on_halting()
             case "reconcile":
                 self._timer.after("reconcile", self.settings.heartbeat_interval_s)
-                self._unless_away(lambda: self._sweeps.reconcile(self._worker_id))
+                self._unless_away(self._reconcile)
             case "cancels":
                 self._timer.after("cancels", CANCEL_POLL_S)
                 self._unless_away(lambda: self._sweeps.look_for_cancels(self._worker_id))
             case "unknown":
                 self._timer.after("unknown", UNKNOWN_EVERY_S)
                 self._unless_away(self._sweeps.tell_unknown_types)
+
+    def _reconcile(self) -> None:
+        self._owes_sweep = not self._sweeps.reconcile(self._worker_id)
 
     def _unless_away(self, sweep: Callable[[], None]) -> None:
         """Sweeps beside the rounds: left out while the database is away, which the rounds find out and wait for."""
@@ -211,6 +215,8 @@ class Claimer(ProcessActor):
         self._look_for_tasks(rung=True)  # it may know types that nobody here knew
         self._timer.sooner("watch", WATCH_S)
         self._timer.sooner("retire", 0.0)
+        if self._owes_sweep and not self._roster.silent:
+            self._timer.after("reconcile", 0.0)
 
     def _bury_dead(self) -> None:
         if self._roster.bury_complete():

@@ -30,13 +30,13 @@ class Sweeps:
             if (lease.task_id, lease.fence) in held:
                 self._watcher.cancel(*held[lease.task_id, lease.fence])
 
-    def reconcile(self, worker_id: str) -> None:
+    def reconcile(self, worker_id: str) -> bool:
         """Give back what the database says is ours but nobody holds: claims whose reply was lost, or died with a claimer.
 
-        Not before every executor has said what it holds: one that is stuck in C cannot answer.
+        Not before every executor has said what it holds: one that is stuck in C cannot answer. False: so it was left out.
         """
         if self._roster.silent:
-            return
+            return False
         owned = self._store.owned(worker_id)
         self._board.set("claimer_s", time.monotonic())
         known = self._outbox.leases()
@@ -46,6 +46,7 @@ class Sweeps:
             message = "ours in the database, held by nobody: given back"
             emit(log, logging.WARNING, Event.TASK_RELEASED, message, count=len(unknown))
             self._outbox.release(*unknown)
+        return True
 
     def tell_unknown_types(self) -> None:
         """Warn of pending tasks that no executor here has a handler for."""

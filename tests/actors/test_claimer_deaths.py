@@ -209,6 +209,21 @@ def test_what_the_database_says_is_ours_but_nobody_holds_is_given_back(scene: Sc
     assert claimer.wait_log("task.released")["fields"]["count"] == 1
 
 
+def test_a_sweep_that_had_to_wait_for_an_executor_comes_as_soon_as_it_has_spoken(scene: Scene) -> None:
+    lost = scene.put()
+    claim_for_worker(scene)
+    claimer = scene.claimer(worker_id="")
+    executor = scene.executor(claimer)
+    claimer.ping()
+    claimer.board.worker_id = WORKER
+    claimer.wait_ready()
+    ready_s = time.monotonic()
+    eventually(lambda: time.monotonic() - ready_s > 0.2, "a sweep, which shows nowhere when it is left out")
+    executor.hello(slots=1)
+    assert scene.wait_status(lost, TaskState.PENDING).attempts == 0
+    assert time.monotonic() - ready_s < 20, "it came with the next interval, of 30 seconds"
+
+
 def test_nothing_is_given_back_before_every_executor_has_said_what_it_holds(tmp_path: Path) -> None:
     with Scene(tmp_path, heartbeat_interval_s=0.1) as scene:
         task_id = scene.put()
