@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=20_000, help="how many no-op jobs; 20,000")
     parser.add_argument("--runs", type=int, default=3, help="how often each is run, all in turns; 3")
     parser.add_argument("--pickups", type=int, default=60, help="how many jobs for the pick-up latency; 0: not measured; 60")
-    parser.add_argument("--longest", type=float, default=120.0, metavar="SECONDS", help="a run that takes longer has failed; 120")
+    parser.add_argument("--longest", type=float, default=300.0, metavar="SECONDS", help="a run that takes longer has failed; 300")
     add_cache(parser)
     parser.add_argument("--output", type=Path, default=Path("bench/results"), metavar="FOLDER", help="of the JSON; bench/results")
     return parser

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -72,7 +73,33 @@ def test_cpu_time_and_memory_of_a_process_are_its_own() -> None:
         assert 0.28 <= proc.cpu_s(child.pid) < 0.6
         assert child.pid in proc.children(os.getpid())
         assert 1_000 < proc.pss_kib(child.pid) < 200_000
-        assert proc.cpu_by_role({child.pid: "one", 2**30: "gone"}) == {"one": proc.cpu_s(child.pid), "gone": 0.0}
+        assert proc.cpu_by_role({child.pid: "one", 2**30: "gone"}) == {
+            "one": pytest.approx(proc.cpu_s(child.pid), abs=0.01),
+            "gone": 0.0,
+        }
+        child.communicate(b"\n")
+
+
+def test_a_session_that_used_less_than_a_tick_has_used_something() -> None:
+    """Twenty-five sessions of 8 ms each would be nothing at all by the ticks of 10 ms."""
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this kernel does not count by the nanosecond")
+    burn = """
+import time
+print(flush=True); input()
+started = time.process_time()
+while time.process_time() - started < 0.004: pass
+print(flush=True); input()
+"""
+    with subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdout.readline()
+        before_s = proc.cpu_s(child.pid)
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        child.stdout.readline()
+        assert 0.003 < proc.cpu_s(child.pid) - before_s < 0.009
         child.communicate(b"\n")
 
 
