@@ -5,7 +5,7 @@
 # make systemd  the tests inside a real systemd: in the program that SHIFTBOSS_SYSTEMD_SANDBOX names, or as root in this machine's own
 # make model    every interleaving of two workers, 2,000 runs of the rule machine on each database, and the mutants of the real code
 # make chaos    10,000 faults over a million tasks on each database; goes on where it was interrupted, results in .chaos/
-# make bench        rate, latency, cost and memory on both databases, and other queues beside it; some 20 minutes on a quiet machine
+# make bench        rate, latency, cost and memory on both databases, and other queues beside it; some 25 minutes on a quiet machine
 # make bench-growth the same with a large store, many queues, several workers, and over time; about an hour
 # make check  what CI runs: lint, types, import contracts, tests
 # Paths are relative and tools run as modules, so any folder name will do.

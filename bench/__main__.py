@@ -44,7 +44,7 @@ class Sizes:
     runs: int = 3
     singles: int = 400
     paces: Mapping[float, int] = field(default_factory=lambda: {0.03: 200, 0.5: 20})
-    busy_s: float = 3.0
+    busy_s: float = 2.0
     idle_s: float = 10.0
     pickups: int = 60
     thorough: bool = True
