@@ -116,8 +116,8 @@ PEERS: Final = (
         store="sqlite",
         adapter="use_huey",
         packages=("huey==3.5.4",),
-        options={"fsync": True, "consumer": {"workers": 1, "worker_type": "thread", "periodic": False}},
-        configuration="fsync=True, one thread: more only wait for the lock. A job is deleted before it runs: a crash loses it.",
+        options={"fsync": True, "consumer": {"workers": 2, "worker_type": "thread", "periodic": False}},
+        configuration="fsync=True, two threads. A job is deleted before it runs: a crash loses it.",
         left="huey",
     ),
     Known(
@@ -125,8 +125,8 @@ PEERS: Final = (
         store="sqlite",
         adapter="use_huey",
         packages=("huey==3.5.4",),
-        options={"fsync": False, "consumer": {"workers": 1, "worker_type": "thread", "periodic": False}},
-        configuration="fsync=False, one thread: nothing is forced to disk. A job is deleted before it runs: a crash loses it.",
+        options={"fsync": False, "consumer": {"workers": 2, "worker_type": "process", "periodic": False}},
+        configuration="fsync=False: nothing is forced to disk; two processes. A job is deleted before it runs: a crash loses it.",
         left="huey",
     ),
     Known(
