@@ -18,7 +18,7 @@ from tests.acceptance.worker import ROOT
 
 LAST_S = 0.600
 AT_ONCE = 3
-STOP_LIMIT_S = 5.0
+STOP_LIMIT_S = 10.0
 PATIENCE_S = 30.0
 
 
