@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -59,7 +59,15 @@ def _given(queue: QueueSettings) -> dict[str, int]:
 class Worker:
     """One service. Everything of it is killed at the end of the block, however it ends."""
 
-    def __init__(self, database_url: str, folder: Path, name: str = "worker", **settings: Any) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        folder: Path,
+        name: str = "worker",
+        surroundings: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
+        """`surroundings`: variables that its environment has besides ours."""
         self.settings = Settings(
             **{
                 "database_url": database_url,
@@ -88,6 +96,7 @@ class Worker:
                 cwd=ROOT,
                 env={
                     **os.environ,
+                    **(surroundings or {}),
                     **{name: str(fd) for name, fd in fds.items()},
                     "LEDGER": str(self.ledger),
                 },

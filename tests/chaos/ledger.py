@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 FOLDER_VARIABLE: Final = "LEDGER"
+HOUR_S: Final = 3600  # clocks are moved by whole ones
 HOG_DIES_WITHIN_S: Final = 10.0  # one that has not lived to see its end
 Key: TypeAlias = tuple[str, int]  # task id, fence
 
@@ -116,10 +117,12 @@ class Ledger:
 
     def hogged(self, worker: str | None, from_s: float, to_s: float) -> bool:
         """Whether a neighbour took all memory of some process of this worker meanwhile; wall-clock."""
-        return any(
-            began_s <= to_s and from_s <= (ended_s if ended_s < math.inf else began_s + HOG_DIES_WITHIN_S)
-            for began_s, ended_s in self.hogs.get(worker or "", ())
-        )
+        for began_s, ended_s in self.hogs.get(worker or "", ()):
+            over_s = nearest(ended_s, began_s) if ended_s < math.inf else began_s + HOG_DIES_WITHIN_S
+            start_s = nearest(from_s, began_s)
+            if began_s <= start_s + (to_s - from_s) and start_s <= over_s:
+                return True
+        return False
 
     def _add(self, line: str) -> None:
         words = line.split()
@@ -140,6 +143,12 @@ class Ledger:
     def add_all(self, lines: Iterable[str]) -> None:
         for line in lines:
             self._add(line)
+
+
+def nearest(at_s: float, to_s: float) -> float:
+    """A moment by a clock that is wrong by whole hours, as one would have told it that is right, or wrong by as many as the
+    one that told `to_s`: less than half an hour lies between the two."""
+    return at_s - HOUR_S * round((at_s - to_s) / HOUR_S)
 
 
 def read(folder: Path) -> Ledger:

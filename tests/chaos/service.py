@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,12 +32,12 @@ class Service:
         expected: why its end would be no surprise ("killed", "poison"); None: it would be.
     """
 
-    def __init__(self, name: str, folder: Path, url: str, settings: dict[str, Any]) -> None:
+    def __init__(self, name: str, folder: Path, url: str, settings: dict[str, Any], surroundings: Mapping[str, str]) -> None:
         self.name = name
         self.gate = threading.RLock()
         self.logs: list[Path] = []
         self.expected: str | None = None
-        self._folder, self._url, self._settings = folder, url, settings
+        self._folder, self._url, self._settings, self._surroundings = folder, url, settings, surroundings
         self.worker: Worker | None = None
         self.started_s = 0.0
         self.descriptors = 0  # that the supervisor had open when it was seen to be ready
@@ -49,7 +49,7 @@ class Service:
     def launch(self) -> None:
         """Start a worker, without waiting for it."""
         number = len(self.logs) + 1
-        self.worker = Worker(self._url, self._folder, f"{self.name}-{number}", **self._settings)
+        self.worker = Worker(self._url, self._folder, f"{self.name}-{number}", self._surroundings, **self._settings)
         self.logs.append(self.worker.log_file)
         self.started_s, self.descriptors = time.monotonic(), 0
         self.expected = None

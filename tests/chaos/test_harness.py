@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.chaos import injectors, invariants, ledger, schedule
+from tests.chaos import injectors, invariants, ledger, preload, schedule
 from tests.chaos.invariants import Evidence
 from tests.chaos.ledger import Ledger
 from tests.chaos.rows import AttemptRow, Rows, TaskRow
@@ -113,6 +117,73 @@ def test_a_zombie_beside_its_successor_is_counted() -> None:
     assert invariants.exercised(evidence(lines=lines))["zombie ends beside its successor"] == 1
 
 
+@pytest.mark.parametrize("hours", [-3, 1])
+def test_a_hog_is_beside_whom_it_is_though_the_clock_jumps(hours: int) -> None:
+    """After the hog has begun, or before it ends; and an hour is never taken for a moment."""
+    jump_s = hours * ledger.HOUR_S
+    failed = replace(FAILED, error="MemoryError: ", duration_s=0.2)
+    for began_s, ended_s, started_s in (
+        (90.1, 90.2, 90.0 + jump_s),
+        (90.1, 90.2 + jump_s, 90.0),
+        (90.1, 90.2 + jump_s, 90.15 + jump_s),
+    ):
+        lines = (*LINES[:3], *LINES[4:], f"M {began_s} w-1-a begin", f"M {ended_s} w-1-a end")
+        assert broken(evidence(lines=lines, attempts=[replace(failed, started_s=started_s)])) == set()
+        assert broken(evidence(lines=lines, attempts=[replace(failed, started_s=started_s + 60.0)])) == {"I4"}
+
+
+DISTURBED = """
+import os, sys, time
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+for _ in sys.stdin:
+    began_s = time.monotonic()
+    os.fsync(file); os.fdatasync(file)
+    print(time.monotonic() - began_s, time.time(), time.monotonic(), flush=True)
+"""
+
+
+@pytest.mark.skipif(preload.compiler() is None, reason="no gcc to build what makes a disk slow")
+def test_a_disk_is_made_slow_and_a_clock_wrong_while_its_program_runs(tmp_path: Path) -> None:
+    dials = preload.Dials(preload.build(tmp_path), tmp_path / "dials")
+    with subprocess.Popen(
+        [sys.executable, "-c", DISTURBED, tmp_path / "synced"],
+        env={**os.environ, **dials.surroundings},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as program:
+
+        def looks() -> tuple[float, float, float]:
+            """(seconds that two syncs take, how far its wall clock is ahead of ours, and its monotonic one)"""
+            assert program.stdin
+            assert program.stdout
+            program.stdin.write("\n")
+            took_s, wall_s, monotonic_s = map(float, program.stdout.readline().split())
+            return took_s, wall_s - time.time(), monotonic_s - time.monotonic()
+
+        took_s, ahead_s, _monotonic_s = looks()
+        assert took_s < 1.0
+        assert ahead_s == pytest.approx(0.0, abs=60.0)
+        dials.slow_down(0.3)
+        dials.slow_down(0.2)
+        dials.move(-ledger.HOUR_S)
+        took_s, ahead_s, monotonic_s = looks()
+        assert took_s >= 1.0
+        assert ahead_s == pytest.approx(-ledger.HOUR_S, abs=60.0)
+        assert monotonic_s == pytest.approx(0.0, abs=60.0)
+        dials.slow_down(-0.5)
+        dials.move(3 * ledger.HOUR_S)
+        took_s, ahead_s, monotonic_s = looks()
+        assert took_s < 1.0
+        assert ahead_s == pytest.approx(2 * ledger.HOUR_S, abs=60.0)
+        assert dials.is_seen_by(program.pid)
+        assert not dials.is_seen_by(os.getppid())
+        if program.stdin:
+            program.stdin.close()
+    assert dials.ahead_s == 2 * ledger.HOUR_S
+
+
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_schedule_comes_from_its_seed_has_every_kind_and_survives_a_file(database: str, tmp_path: Path) -> None:
     facts = Facts(database=database)
@@ -127,8 +198,6 @@ def test_a_schedule_comes_from_its_seed_has_every_kind_and_survives_a_file(datab
 
 
 def test_the_ledger_is_read_as_it_was_written_and_survives_a_closed_descriptor(tmp_path: Path) -> None:
-    import os
-
     book = ledger.Book(tmp_path, "some")
     book.write(f"T {TASK}\n")
     os.closerange(book._file, book._file + 1)  # as a task does that closes what it does not know

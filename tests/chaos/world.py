@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
@@ -15,9 +15,10 @@ from shiftboss import commands
 from shiftboss.errors import StoreUnavailable
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
-from tests.chaos import leftovers
+from tests.chaos import leftovers, preload
 from tests.chaos.injectors.base import NoTarget
-from tests.chaos.ledger import Book
+from tests.chaos.ledger import HOUR_S, Book
+from tests.chaos.preload import Dials
 from tests.chaos.producer import BATCHES, Producer
 from tests.chaos.proxy import Proxy
 from tests.chaos.schedule import Facts
@@ -61,6 +62,7 @@ class World:
     Attributes:
         direct_url: of the database as the harness uses it, past any proxy.
         proxies: between PostgreSQL and each service, and the producer; none on SQLite.
+        dials: of the disk and the clock of each service; none without a compiler.
         database_gate: held by a fault that takes the whole database away.
         findings: what broke a promise while it ran, each a sentence.
     """
@@ -71,6 +73,7 @@ class World:
         self.ledger_folder = folder / "ledger"
         self.direct_url = ""
         self.proxies: dict[str, Proxy] = {}
+        self.dials: dict[str, Dials] = {}
         self.canary = f"canary{secrets.token_hex(6)}"
         self.cluster: PgCluster | None = None
         self.database_gate = threading.RLock()
@@ -97,13 +100,17 @@ class World:
             self._make_database()
             self.operators = Book(self.ledger_folder, "operator")
             self.producer = Producer(self._url_for("producer"), self.ledger_folder, self._tasks, self._seed, self._batches)
+            if preload.compiler():
+                library = preload.build(self.folder)
+                self.dials = {name: Dials(library, self.folder / f"{name}.dials") for name in self.facts.services}
             for name in self.facts.services:
-                service = Service(name, self.folder, self._url_for(name), self._settings())
+                service = Service(name, self.folder, self._url_for(name), self._settings(), self._surroundings(name))
                 self.services[name] = service
                 self._exits.callback(service.destroy)
                 service.launch()
             for service in self.services.values():
                 assert service.wait_ready(), f"{service.name} ended at its start: {service.logs[-1].read_text()[-3000:]}"
+                self._can_be_disturbed(service)
         except BaseException:
             self.__exit__()
             raise
@@ -115,6 +122,15 @@ class World:
     def __exit__(self, *_error: object) -> None:
         self._over.set()
         self._exits.close()
+
+    def _surroundings(self, name: str) -> Mapping[str, str]:
+        return self.dials[name].surroundings if name in self.dials else {}
+
+    def _can_be_disturbed(self, service: Service) -> None:
+        """A fault that a process cannot feel would prove nothing."""
+        if service.name in self.dials:
+            deaf = [actor for actor, pid in service.present().actors().items() if not self.dials[service.name].is_seen_by(pid)]
+            assert not deaf, f"{', '.join(deaf)} of {service.name} do not go by the dials of its disk and clock"
 
     def _settings(self) -> dict[str, Any]:
         return {**SETTINGS, "worker_timeout_s": self.facts.lease_s, "leader_term_s": self.facts.term_s}
@@ -268,7 +284,16 @@ class World:
                 service.wait_ready()
             with contextlib.suppress(NoTarget):
                 service.ask(commands.Resume())
+        if self.facts.database == "sqlite":
+            self._make_due()
         self.mark("settled")
+
+    def _make_due(self) -> None:
+        """What was put off by a clock that was ahead is not due for hours: so the machine's clock ends where all of it is."""
+        if any(one.moved for one in self.dials.values()):
+            ahead_s = max(one.ahead_s for one in self.dials.values()) + HOUR_S
+            for one in self.dials.values():
+                one.move(ahead_s)
 
     def stop_services(self) -> None:
         """End every service as an operator would: exit code 0, in time, nothing left."""

@@ -1,4 +1,4 @@
-"""SQLite's file is held by somebody else."""
+"""SQLite's file is held by somebody else, or stands on a slow disk."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.chaos import preload
 from tests.chaos.injectors.base import NoTarget
 from tests.chaos.schedule import Facts, Fault, Params
 
@@ -54,7 +55,29 @@ class Locked:
                 world.mark("database up")
 
 
+class SlowDisk:
+    """Every sync of every service takes long, as on a disk that is shared with a backup."""
+
+    exclusive = ""
+    kind, weight = "sqlite:slow-disk", 1.0
+
+    def fits(self, facts: Facts) -> bool:
+        return facts.database == "sqlite" and preload.compiler() is not None
+
+    def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
+        return rng.uniform(1.0, 4.0), "", {"delay_s": round(rng.uniform(0.2, 1.5), 3)}
+
+    def start(self, world: World, fault: Fault) -> None:
+        for dials in world.dials.values():
+            dials.slow_down(fault.params["delay_s"])
+
+    def stop(self, world: World, fault: Fault) -> None:
+        for dials in world.dials.values():
+            dials.slow_down(-fault.params["delay_s"])
+
+
 INJECTORS: Final[tuple[Injector, ...]] = (
     Locked("sqlite:locked", 4.0, "BEGIN EXCLUSIVE"),
+    SlowDisk(),
     Locked("sqlite:reader", 3.0, "BEGIN"),  # a snapshot that stays open: the log cannot be checkpointed past it
 )
