@@ -47,6 +47,10 @@ class ManualClock:
         self._now += timedelta(seconds=seconds)
         self._monotonic_s += seconds
 
+    def set_back(self, seconds: float) -> None:
+        """Somebody corrects it: it was ahead."""
+        self._now -= timedelta(seconds=seconds)
+
 
 def raw_json(value: object) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(value))

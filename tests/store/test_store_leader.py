@@ -158,6 +158,48 @@ def test_a_replaced_leader_changes_nothing(world: World) -> None:
     assert (list(recovered.workers), recovered.pending) == (["w"], 1)
 
 
+# ---- a clock that is set back
+
+
+HOUR_S = 3600.0
+
+
+def test_a_term_of_the_future_is_taken_at_once_and_its_holder_told(world: World) -> None:
+    """Its holder may have died while the clock was ahead, and nobody would lead for an hour."""
+    old = lead(world.store, "a", 30.0)
+    world.clock.set_back(HOUR_S)
+    assert world.open().elect("b", 30.0).lease == LeaderLease("b", 2)
+    assert not world.store.renew(old, 30.0)
+    assert world.store.counts().leader == "b"
+
+
+def test_a_leader_keeps_its_term_and_renews_it_by_the_clock_as_it_is_now(world: World) -> None:
+    lease = lead(world.store, "a", 30.0)
+    world.clock.set_back(HOUR_S)
+    assert world.store.renew(lease, 30.0)
+    assert world.open().elect("b", 30.0).lease is None
+    world.clock.advance(31.0)
+    assert world.open().elect("b", 30.0).lease == LeaderLease("b", 2)
+
+
+def test_a_dead_worker_has_one_timeout_left_and_not_as_long_as_the_clock_jumped(world: World) -> None:
+    store, clock = world.store, world.clock
+    for worker_id in ("dead", "alive"):
+        store.register(worker(worker_id), timeout_s=30.0, exclusive=False)
+    held = put(store)
+    take_one(store, worker_id="dead")
+    clock.set_back(HOUR_S)
+    first = store.recover(lead(store))
+    assert first.workers == []
+    assert first.next_in_s == pytest.approx(30.0)
+    clock.advance(20.0)
+    store.beat("alive", 0, 1, 30.0)
+    clock.advance(11.0)
+    recovered = store.recover(lead(store))
+    assert (list(recovered.workers), recovered.pending) == (["dead"], 1)
+    assert view(store, held).status is TaskState.PENDING
+
+
 # ---- recovery
 
 

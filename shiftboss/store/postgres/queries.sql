@@ -444,6 +444,7 @@ ORDER BY w.started_at, w.id;
 -- ---------------------------------------------------------------- the leader
 
 -- name: elect
+-- A term that ends later than two of ours from now was won before the clock was set back: its holder may be dead by now.
 INSERT INTO leader (name, worker_id, term, expires_at)
 VALUES ('main', :worker_id, 1,
         coalesce(CAST(:now AS timestamptz), clock_timestamp()) + make_interval(secs => CAST(:term_s AS double precision)))
@@ -453,6 +454,8 @@ ON CONFLICT (name) DO UPDATE SET
     AND leader.expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp()) THEN 0 ELSE 1 END,
   expires_at = coalesce(CAST(:now AS timestamptz), clock_timestamp()) + make_interval(secs => CAST(:term_s AS double precision))
 WHERE leader.worker_id = excluded.worker_id OR leader.expires_at <= coalesce(CAST(:now AS timestamptz), clock_timestamp())
+  OR leader.expires_at > coalesce(CAST(:now AS timestamptz), clock_timestamp())
+    + make_interval(secs => 2 * CAST(:term_s AS double precision))
 RETURNING term;
 
 -- name: leader_remaining
