@@ -12,6 +12,8 @@ import shutil
 import struct
 import subprocess
 import threading
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +38,8 @@ def build(folder: Path) -> Path:
 class Dials:
     """How slow the disk and how wrong the clock of some programs is just now: of all that run in `surroundings`.
 
-    Several may turn one dial at the same time: what they add is summed up, and each takes its own away again.
+    It is that clock, too, for whoever shares it and runs here. Several may turn one dial at the same time: what they add is
+    summed up, and each takes its own away again.
 
     Attributes:
         surroundings: of the programs; their children inherit it.
@@ -68,6 +71,12 @@ class Dials:
             _NUMBERS.pack_into(self._map, 0, disk + disk_ns, clock + clock_ns)
             self.moved |= clock_ns != 0
             self.ahead_s = max(self.ahead_s, (clock + clock_ns) // _NS)
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=_NUMBERS.unpack(self._map)[1] / _NS)
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
 
     def is_seen_by(self, pid: int) -> bool:
         """Whether a process that runs goes by these dials."""

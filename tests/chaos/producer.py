@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from shiftboss.bound import Prepared
+from shiftboss.clock import Clock
 from shiftboss.errors import StoreUnavailable
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
@@ -27,14 +28,24 @@ class Producer:
 
     Args:
         batches: how many at once, at random.
+        clock: the machine's, unless that is made to jump.
 
     Attributes:
         acknowledged: how many so far.
         recent: ids that were acknowledged lately, for operators to act on.
     """
 
-    def __init__(self, url: str, ledger_folder: Path, count: int, seed: int, batches: Sequence[int] = BATCHES) -> None:
+    def __init__(
+        self,
+        url: str,
+        ledger_folder: Path,
+        count: int,
+        seed: int,
+        batches: Sequence[int] = BATCHES,
+        clock: Clock | None = None,
+    ) -> None:
         self.count = count
+        self._clock = clock
         self._batches = batches
         self.acknowledged = 0
         self.unknown = 0
@@ -66,7 +77,7 @@ class Producer:
     def _run(self, per_s: float) -> None:
         began_s, pause = time.monotonic(), threading.Event()
         try:
-            store = open_store(self._url, application_name="chaos producer")
+            store = open_store(self._url, clock=self._clock, application_name="chaos producer")
             while self.acknowledged < self.count:
                 size = min(self._rng.choice(self._batches), self.count - self.acknowledged)
                 ahead_s = self.acknowledged / per_s - (time.monotonic() - began_s)

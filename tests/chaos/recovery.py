@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Final, TypeAlias
 
 from tests.chaos.invariants import Evidence
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, nearest
 from tests.chaos.logs import LogLine
 from tests.chaos.schedule import Facts
 from tests.chaos.world import SETTINGS, Mark
@@ -46,7 +46,7 @@ def measure(marks: Sequence[Mark], evidence: Evidence, logs: Iterable[Sequence[L
     lines = [list(log) for log in logs]
     found: Times = defaultdict(list)
     for log in lines:
-        found[ACTOR] += _actors_back(log)
+        found[ACTOR] += _actors_back(log, marks)
     found[TAKEOVER] += _takeovers(marks, [line for log in lines for line in log])
     found[ORPHAN] += _orphans(marks, evidence)
     found[CLAIMS] += _claims(marks, ledger)
@@ -63,25 +63,26 @@ def p99(times: Sequence[float]) -> float:
 _DOWN: Final = frozenset({"actor.crashed", "actor.boot_failed"})
 
 
-def _actors_back(log: Sequence[LogLine]) -> Iterator[float]:
+def _actors_back(log: Sequence[LogLine], marks: Sequence[Mark]) -> Iterator[float]:
     """From the last end of an actor to its being ready; a killed supervisor leaves some open."""
     down: dict[str, float] = {}
     for line in log:
         event, actor = line.get("event"), str((line.get("fields") or {}).get("actor"))
         if event in _DOWN:
-            down[actor] = _wall_s(line)
+            down[actor] = _wall_s(line, marks)
         elif event == "actor.ready" and actor in down:
-            yield _wall_s(line) - down.pop(actor)
+            yield _wall_s(line, marks) - down.pop(actor)
 
 
-def _wall_s(line: LogLine) -> float:
-    return datetime.fromisoformat(str(line["ts"])).timestamp()
+def _wall_s(line: LogLine, marks: Sequence[Mark]) -> float:
+    """When it was written, by our own clock: its writer's may have been moved."""
+    return nearest(datetime.fromisoformat(str(line["ts"])).timestamp(), marks[0].wall_s)
 
 
 def _takeovers(marks: Sequence[Mark], lines: Sequence[LogLine]) -> Iterator[float]:
     """From the death of a service whose worker led to the next election."""
     elections = sorted(
-        (_wall_s(line), str(line["fields"]["worker_id"])) for line in lines if line.get("event") == "leader.elected"
+        (_wall_s(line, marks), str(line["fields"]["worker_id"])) for line in lines if line.get("event") == "leader.elected"
     )
     for mark in marks:
         if mark.name != "service killed":

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pytest
 
+from shiftboss.clock import Clock
 from tests.acceptance.worker import Worker, until
 from tests.chaos import invariants, ledger, logs, rows
 from tests.chaos.invariants import Evidence
@@ -20,14 +21,14 @@ takes_long = pytest.mark.slow
 
 
 class Stage:
-    """Workers on one database. `direct_url`: how the questions at the end reach it."""
+    """Workers on one database. `direct_url`: how the questions at the end reach it. `clock`: the producer's."""
 
-    def __init__(self, folder: Path, url: str, direct_url: str, *, tasks: int, seed: int = 1) -> None:
+    def __init__(self, folder: Path, url: str, direct_url: str, *, tasks: int, clock: Clock | None = None, seed: int = 1) -> None:
         self.folder, self.url, self.direct_url = folder, url, direct_url
         self.ledger = folder / "ledger"
         self.ledger.mkdir()
         self.workers: list[Worker] = []
-        self.producer = Producer(url, self.ledger, tasks, seed)
+        self.producer = Producer(url, self.ledger, tasks, seed, clock=clock)
         self._exits = contextlib.ExitStack()
 
     def close(self) -> None:
@@ -84,8 +85,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(folder: Path, url: str, direct_url: str | None = None, *, tasks: int) -> Iterator[Stage]:
-    made = Stage(folder, url, direct_url or url, tasks=tasks)
+def stage(folder: Path, url: str, direct_url: str | None = None, *, tasks: int, clock: Clock | None = None) -> Iterator[Stage]:
+    made = Stage(folder, url, direct_url or url, tasks=tasks, clock=clock)
     try:
         yield made
     finally:

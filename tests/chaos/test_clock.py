@@ -1,10 +1,11 @@
 """Clocks jump by hours, ahead and back: the database's, and tasks may run twice, but nothing is lost or ends twice; a worker's,
-and nobody so much as notices.
+and nobody so much as notices. On SQLite the machine's clock is the database's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,54 +16,18 @@ from shiftboss import commands
 from shiftboss.store.open import open_store
 from tests.acceptance.worker import Worker, until
 from tests.chaos import ledger
+from tests.chaos.ledger import HOUR_S
+from tests.chaos.preload import Dials
 from tests.chaos.stage import Stage, stage, takes_long
 from tests.pg_cluster import PgCluster
 
-_LIBRARIES = ("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1")
 LONG_LEASES = {"worker_timeout_s": 60.0, "leader_term_s": 60.0}  # no busy machine ends one, and every jump would
 
 
-class Clock:
-    """What the server takes for the time: a file that libfaketime reads again at every look."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self.jump("+0")
-
-    def jump(self, offset: str) -> None:
-        """To so many seconds from the real time."""
-        new = self._file.with_suffix(".new")
-        new.write_text(offset)
-        new.chmod(0o644)
-        new.replace(self._file)
-
-
 @pytest.fixture
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    folder = tmp_path_factory.mktemp("clock")
-    for one in (folder, folder.parent, folder.parent.parent):
-        one.chmod(0o755)  # the server runs as somebody else
-    return Clock(folder / "offset")
-
-
-@pytest.fixture
-def surroundings(clock: Clock) -> dict[str, str]:
-    """In which a program sees that clock; its monotonic one is the machine's."""
-    library = next((one for one in _LIBRARIES if Path(one).exists()), None)
-    if library is None:
-        pytest.skip("libfaketime is not installed; on Debian: apt-get install libfaketime")
-    return {
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(clock._file),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-    }
-
-
-@pytest.fixture
-def cluster(pg_cluster: PgCluster, surroundings: dict[str, str]) -> Iterator[PgCluster]:
+def cluster(pg_cluster: PgCluster, dials: Dials) -> Iterator[PgCluster]:
     assert pg_cluster
-    with PgCluster(environment=surroundings) as made:
+    with PgCluster(environment=dials.surroundings) as made:
         yield made
 
 
@@ -76,24 +41,28 @@ def play(cluster: PgCluster, tmp_path: Path) -> Iterator[Stage]:
         yield made
 
 
-def _offset_s(play: Stage) -> float:
+def _server_ahead_s(play: Stage) -> float:
     with psycopg.connect(play.direct_url) as connection:
         found = connection.execute("SELECT extract(epoch FROM clock_timestamp() - %s)", (datetime.now(UTC),)).fetchone()
     assert found is not None
     return float(found[0])
 
 
+def _is(ahead_s: float, hours: int) -> bool:
+    return abs(ahead_s - hours * HOUR_S) < 10.0
+
+
 @takes_long
 @pytest.mark.timeout(180)
-def test_a_clock_that_jumps_loses_nothing(play: Stage, clock: Clock) -> None:
+def test_a_clock_that_jumps_loses_nothing(play: Stage, dials: Dials) -> None:
     for _ in range(2):
         play.worker()
     play.producer.start(over_s=10.0)
     until("working", lambda: play.ends() > 100)
-    for offset in ("+3600", "-3600", "+7200"):  # the last one makes due whatever was stored at any of them
-        clock.jump(offset)
-        until(f"the server's clock is {offset}", lambda offset=offset: abs(_offset_s(play) - float(offset)) < 5.0)
-        play.flows(15.0, f"work goes on at {offset}")
+    for jump, hours in ((+1, 1), (-2, -1), (+3, 2)):  # the last one makes due whatever was stored at any of them
+        dials.move(jump * HOUR_S)
+        assert _is(_server_ahead_s(play), hours)
+        play.flows(15.0, f"work goes on at {hours} h")
         assert all(worker.process.poll() is None for worker in play.workers)
     play.over()
     assert not play.actors_lost()
@@ -104,6 +73,11 @@ def _ahead_s(worker: Worker) -> float:
     return (datetime.fromisoformat(worker.lines()[-1]["ts"]) - datetime.now(UTC)).total_seconds()
 
 
+def _shows(worker: Worker, hours: int) -> None:
+    worker.ask(commands.Dump())
+    until(f"its clock is {hours} h ahead", lambda: _is(_ahead_s(worker), hours))
+
+
 def _ends_of(play: Stage, worker: Worker) -> int:
     mark = f"-{worker.process.pid}-"
     found = ledger.read(play.ledger)
@@ -112,27 +86,21 @@ def _ends_of(play: Stage, worker: Worker) -> int:
 
 @takes_long
 @pytest.mark.timeout(180)
-def test_a_worker_whose_clock_jumps_is_as_good_as_any(
-    pg_cluster: PgCluster, surroundings: dict[str, str], clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_whose_clock_jumps_is_as_good_as_any(pg_cluster: PgCluster, dials: Dials, tmp_path: Path) -> None:
     dsn = pg_cluster.create_database("worker_clock")
     store = open_store(dsn)
     store.migrate()
     store.close()
     try:
         with stage(tmp_path, dsn, tasks=3_000) as play:
-            with monkeypatch.context() as patch:
-                for name, value in surroundings.items():
-                    patch.setenv(name, value)
-                wrong = play.worker(**LONG_LEASES)
+            wrong = play.worker(surroundings=dials.surroundings, **LONG_LEASES)
             play.worker(**LONG_LEASES)
             play.producer.start(over_s=20.0)
-            for offset in ("+7200", "-7200", "+86400", "+0"):
-                clock.jump(offset)
+            for jump, hours in ((+2, 2), (-4, -2), (+26, 24), (-24, 0)):
+                dials.move(jump * HOUR_S)
                 before = _ends_of(play, wrong)
-                until(f"it works at {offset}", lambda before=before: _ends_of(play, wrong) > before + 20, 20)
-                wrong.ask(commands.Dump())
-                until(f"its clock is {offset}", lambda offset=offset: abs(_ahead_s(wrong) - float(offset)) < 10.0)
+                until(f"it works at {hours} h", lambda before=before: _ends_of(play, wrong) > before + 20, 20)
+                _shows(wrong, hours)
             play.over()
             assert not play.actors_lost()
             for worker in play.workers:
@@ -140,3 +108,73 @@ def test_a_worker_whose_clock_jumps_is_as_good_as_any(
                     assert not worker.lines(event), "a clock has decided something"
     finally:
         pg_cluster.drop_database("worker_clock")
+
+
+@takes_long
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("whose", ["machine", "worker"])
+def test_a_clock_that_jumps_on_sqlite_loses_nothing(whose: str, make_dials: Callable[[str], Dials], tmp_path: Path) -> None:
+    """The machine's, for its workers and its producer; or, though no machine has two, one worker's alone."""
+    one, other = make_dials("one"), make_dials("other")
+    url = f"sqlite:///{tmp_path}/tasks.db"
+    with stage(tmp_path, url, tasks=1_500, clock=other) as play:
+        for dials in (one, other):
+            play.worker(surroundings=dials.surroundings)
+        play.producer.start(over_s=10.0)
+        until("working", lambda: play.ends() > 100)
+        for jump, hours in ((+1, 1), (-2, -1)):
+            for dials in (one, other) if whose == "machine" else (one,):
+                dials.move(jump * HOUR_S)
+            _shows(play.workers[0], hours)
+            play.flows(15.0, f"work goes on at {hours} h")
+            assert all(worker.process.poll() is None for worker in play.workers)
+        one.move(+3 * HOUR_S)  # what a clock has put off, that was ahead, is due when it is there again
+        other.move((+3 if whose == "machine" else +2) * HOUR_S)
+        play.over()
+        assert not play.actors_lost()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def one_clock(request: pytest.FixtureRequest, dials: Dials) -> Iterator[Stage]:
+    """Two workers on a database whose clock it is; on SQLite theirs, too."""
+    if request.param == "postgres":
+        play: Stage = request.getfixturevalue("play")
+        surroundings = {}
+    else:
+        play = request.getfixturevalue("sqlite_play")
+        surroundings = dials.surroundings
+    for _ in range(2):
+        play.worker(surroundings=surroundings)
+    yield play
+
+
+@pytest.fixture
+def sqlite_play(dials: Dials, tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path, f"sqlite:///{tmp_path}/tasks.db", tasks=1_500, clock=dials) as made:
+        yield made
+
+
+def _leading(play: Stage, dials: Dials) -> Worker | None:
+    """By the clock as it is now."""
+    with contextlib.closing(open_store(play.direct_url, clock=dials)) as store:
+        leader = next((one.id for one in store.workers() if one.is_leader), "")
+    return next((one for one in play.workers if f"-{one.process.pid}-" in leader), None)
+
+
+@takes_long
+@pytest.mark.timeout(180)
+def test_who_dies_before_a_clock_is_set_back_is_followed_as_soon_as_ever(one_clock: Stage, dials: Dials) -> None:
+    play = one_clock
+    play.producer.start(over_s=10.0)
+    until("working", lambda: play.ends() > 100)
+    dials.move(+HOUR_S)
+    dead = until("somebody leads by the new clock", lambda: _leading(play, dials))
+    play.flows(15.0)
+    dead.process.kill()
+    dials.move(-HOUR_S)
+    (alive,) = (one for one in play.workers if one is not dead)
+    terms = len(alive.lines("leader.elected"))
+    until("another leads", lambda: len(alive.lines("leader.elected")) > terms, 10.0)
+    until("the dead are found", lambda: any(f"-{dead.process.pid}-" in str(line) for line in alive.lines("worker.removed")), 10.0)
+    dials.move(+2 * HOUR_S)
+    play.over()

@@ -11,7 +11,6 @@ import pytest
 
 from shiftboss.store.open import open_store
 from tests.acceptance.worker import Worker, until
-from tests.chaos import preload
 from tests.chaos.preload import Dials
 from tests.chaos.stage import Stage, stage, takes_long
 
@@ -19,13 +18,6 @@ SYNC_S = 1.0
 SLOW_FOR_S = 10.0
 FLOWS_WITHIN_S = 10.0  # a commit waits for its turn, syncs up to three times when it tidies up, and so do those before it
 SETTINGS = {"heartbeat_interval_s": 2.0, "worker_timeout_s": 12.0, "leader_term_s": 12.0}
-
-
-@pytest.fixture
-def dials(tmp_path: Path) -> Dials:
-    if preload.compiler() is None:
-        pytest.skip("no gcc to build what makes a disk slow; on Debian: apt-get install gcc")
-    return Dials(preload.build(tmp_path), tmp_path / "dials")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.chaos.injectors import actors, files, load, network, poison, postgres, postgres_more, services, sqlite
+from tests.chaos.injectors import actors, clocks, files, load, network, poison, postgres, postgres_more, services, sqlite
 from tests.chaos.injectors.base import Injector, NoTarget
 from tests.chaos.schedule import Facts
 
@@ -20,6 +20,7 @@ ALL: Final[tuple[Injector, ...]] = (
     *sqlite.INJECTORS,
     *poison.INJECTORS,
     *files.INJECTORS,
+    *clocks.INJECTORS,
 )
 
 

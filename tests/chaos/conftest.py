@@ -1,0 +1,27 @@
+"""What the tests here share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.chaos import preload
+from tests.chaos.preload import Dials
+
+
+@pytest.fixture
+def make_dials(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Dials]:
+    """Of the disk and the clock of some programs, by name; also for those who run as somebody else."""
+    if preload.compiler() is None:
+        pytest.skip("no gcc to build what makes a disk slow and a clock wrong; on Debian: apt-get install gcc")
+    folder = tmp_path_factory.mktemp("dials")
+    for one in (folder, folder.parent, folder.parent.parent):
+        one.chmod(0o755)
+    library = preload.build(folder)
+    return lambda name: Dials(library, folder / name)
+
+
+@pytest.fixture
+def dials(make_dials: Callable[[str], Dials]) -> Dials:
+    return make_dials("dials")
