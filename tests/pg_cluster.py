@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -74,10 +74,10 @@ def _candidates() -> Iterator[Path]:
 class PgCluster:
     """One server with default durability, on a Unix socket and a free loopback port; runs as `nobody` when we are root."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None, **settings: str) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None, initdb: Sequence[str] = (), **settings: str) -> None:
         """`settings` are configuration parameters of the server, as in postgresql.conf; `environment`: more of it for the
-        server alone."""
-        self._settings = settings
+        server alone; `initdb`: how else its data is to be made."""
+        self._settings, self._initdb = settings, initdb
         self._environment = {**os.environ, **(environment or {})}
         self._copied_from = ""  # how to reach the server that this one is a standby of
         self._process: subprocess.Popen[bytes] | None = None
@@ -177,6 +177,11 @@ class PgCluster:
         return self._process.pid
 
     @property
+    def is_up(self) -> bool:
+        """Whether the postmaster runs, whatever it answers."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log_path(self) -> Path:
         return self.folder / "log"
 
@@ -213,7 +218,7 @@ class PgCluster:
             self._run("pg_basebackup", "-D", str(self._data), "-d", self._copied_from, "-R", "-X", "stream", "-c", "fast")
         else:
             how = ("-U", _SUPERUSER, "--auth=trust", "-E", "UTF8", "--locale=C", "--no-instructions")
-            self._run("initdb", "-D", str(self._data), *how)
+            self._run("initdb", "-D", str(self._data), *how, *self._initdb)
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from shiftboss.store.open import open_store
-from tests.acceptance.worker import until
+from tests.acceptance.worker import Worker, until
+from tests.chaos import rows
 from tests.chaos.stage import Stage, stage, takes_long
 from tests.pg_cluster import PgCluster
 
@@ -58,20 +61,25 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def _fill_and_make_room(play: Stage, disk: Disk) -> None:
+def _fill_and_make_room(play: Stage, disk: Disk, told: Callable[[], bool]) -> None:
+    """`told`: whether the workers have said that there is no room."""
     for _ in range(2):
         play.worker()
     play.producer.start(over_s=6.0)
     until("working", lambda: play.ends() > 100)
     disk.fill()
     until("producers are told", lambda: disk.fill() or play.producer.unknown, 20)
-    until("workers say so", lambda: disk.fill() or all(worker.lines("database.unreachable") for worker in play.workers), 30)
+    until("workers are told", lambda: disk.fill() or told(), 30)
     acknowledged = play.producer.acknowledged
     disk.empty()
     until("there is room again", lambda: play.producer.acknowledged > acknowledged, 20)
     play.flows(15.0)
     play.over()
     assert not play.actors_lost()
+
+
+def _say_so(play: Stage) -> list[bool]:
+    return [bool(worker.lines("database.unreachable")) for worker in play.workers]
 
 
 @takes_long
@@ -82,7 +90,74 @@ def test_sqlite_on_a_full_disk(disk: Disk, tmp_path: Path) -> None:
     store.migrate()
     store.close()
     with stage(tmp_path, url, tasks=1_500) as play:
-        _fill_and_make_room(play, disk)
+        _fill_and_make_room(play, disk, lambda: all(_say_so(play)))
+
+
+@pytest.fixture
+def small_log(pg_cluster: PgCluster, disk: Disk, tmp_path: Path) -> Iterator[PgCluster]:
+    """A server whose write-ahead log is on that disk; its data is not."""
+    assert pg_cluster
+    place = disk.folder / "wal"
+    place.mkdir()
+    pg_cluster.own(place)
+    for one in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        one.chmod(0o755)
+    segments = {"min_wal_size": "2MB", "max_wal_size": "6MB"}
+    with PgCluster(initdb=(f"--waldir={place}", "--wal-segsize=1"), **segments) as cluster:
+        yield cluster
+
+
+def _unwell(worker: Worker) -> str:
+    code, text = worker.get("/health")
+    return str(json.loads(text).get("reason", "")) if code == 503 else ""
+
+
+def _write_much(dsn: str) -> None:
+    """As somebody else does: our own load may have ended in the segments that were there."""
+    with contextlib.suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True, connect_timeout=2) as stranger:
+        stranger.execute("SELECT pg_logical_emit_message(false, 'much', repeat('x', 1000000))")
+
+
+def _panics(cluster: PgCluster) -> int:
+    return cluster.log_path.read_text(errors="replace").count("PANIC")
+
+
+def _kept_up(cluster: PgCluster) -> bool:
+    """As its service manager would."""
+    if not cluster.is_up:
+        cluster.start()
+    return True
+
+
+@takes_long
+@pytest.mark.timeout(180)
+def test_postgres_with_its_write_ahead_log_on_a_full_disk(small_log: PgCluster, disk: Disk, tmp_path: Path) -> None:
+    """The server crashes, cannot come up again for want of room, and ends: workers wait, and say so."""
+    dsn = small_log.create_database("full_log")
+    store = open_store(dsn)
+    store.migrate()
+    store.close()
+    with stage(tmp_path, dsn, tasks=1_500) as play:
+        for _ in range(2):
+            play.worker()
+        play.producer.start(over_s=6.0)
+        until("working", lambda: play.ends() > 100)
+        disk.fill()
+        until("the server panics", lambda: disk.fill() or _write_much(dsn) or _panics(small_log), 20)
+        until("and gives up, or has come up in vain", lambda: disk.fill() or not small_log.is_up or _panics(small_log) > 1, 30)
+        until("workers say so", lambda: disk.fill() or all(_say_so(play)), 30)
+        for worker in play.workers:
+            assert "the database has not been reached" in until(
+                "health says so", lambda one=worker: disk.fill() or _unwell(one), 20
+            )
+        acknowledged = play.producer.acknowledged
+        disk.empty()
+        until("there is room again", lambda: _kept_up(small_log) and play.producer.acknowledged > acknowledged, 30)
+        play.flows(15.0)
+        play.over()
+        assert not play.actors_lost()
+        for worker in play.workers:
+            assert worker.lines("database.recovered")
 
 
 @takes_long
@@ -102,7 +177,8 @@ def test_postgres_with_its_tables_on_a_full_disk(pg_cluster: PgCluster, disk: Di
             store.migrate()
             store.close()
             with stage(tmp_path, dsn, tasks=1_500) as play:
-                _fill_and_make_room(play, disk)
+                # In the pages that are there is some room left: perhaps enough for all that can still be done.
+                _fill_and_make_room(play, disk, lambda: any(_say_so(play)) or not rows.unfinished(dsn))
         finally:
             pg_cluster.drop_database("full_disk")
             operator.execute("DROP TABLESPACE small")
