@@ -104,19 +104,30 @@ MUTANTS: Final = (
         (SQLITE + "queries.sql", _HELD_SQLITE, "CROSS JOIN tasks AS t ON t.id = i.value;"),
         (POSTGRES + "queries.sql", _ENDED_POSTGRES, _ENDED_POSTGRES.replace(" AND t.status || '' IN ('claimed', 'running')", "")),
     ),
-    *_pair(
+    Mutant(
         "recover does not look at the worker's row",
+        "sqlite",
         RULES,
         (
-            SQLITE + "queries.sql",
-            "  AND (t.worker_id IS NULL OR NOT EXISTS (SELECT 1 FROM workers AS w WHERE w.id = t.worker_id))\n",
-            "",
+            (
+                SQLITE + "queries.sql",
+                "  AND (t.worker_id IS NULL OR NOT EXISTS (SELECT 1 FROM workers AS w WHERE w.id = t.worker_id))\n",
+                "",
+            ),
         ),
+    ),
+    Mutant(  # a first look says whether there is anything to recover: only beside a worker that is dead does this one show
+        "recover does not look at the worker's row",
+        "postgres",
+        LEADER,
         (
-            POSTGRES + "queries.sql",
-            "t.id > CAST(:after AS uuid)\n  AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = t.worker_id)\n",
-            "t.id > CAST(:after AS uuid)\n",
+            (
+                POSTGRES + "queries.sql",
+                "t.id > CAST(:after AS uuid)\n  AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = t.worker_id)\n",
+                "t.id > CAST(:after AS uuid)\n",
+            ),
         ),
+        "expired_worker",
     ),
     *_pair(
         "attempts are not charged",
@@ -239,15 +250,30 @@ MUTANTS: Final = (
         ),
         (POSTGRES + "queries.sql", "ELSE attempt < max_attempts END AS back", "ELSE attempt <= max_attempts END AS back"),
     ),
-    *_pair(
+    Mutant(
         "recover does not look at the term",
+        "sqlite",
         RULES,
-        (SQLITE + "leader.py", "fetchone() is not None\n\n\n# ---- the dead", "fetchone() is None or True\n\n\n# ---- the dead"),
         (
-            POSTGRES + "upkeep.py",
-            "            if not self._holds(connection, lease, now):\n                return Recovered()\n",
-            "",
+            (
+                SQLITE + "leader.py",
+                "fetchone() is not None\n\n\n# ---- the dead",
+                "fetchone() is None or True\n\n\n# ---- the dead",
+            ),
         ),
+    ),
+    Mutant(  # nor does this one but between that look and the recovery
+        "recover does not look at the term",
+        "postgres",
+        CLAIM,
+        (
+            (
+                POSTGRES + "upkeep.py",
+                "            if not self._holds(connection, lease, now):\n                return Recovered()\n",
+                "",
+            ),
+        ),
+        "lost_after_the_look",
     ),
     Mutant(
         "the term is read without a lock",

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from threading import Barrier, Thread
+from typing import Any
 
 import psycopg
 import pytest
 from store_harness import ManualClock, ended, finish, info, lead, new, put, status, take
 
 from shiftboss.model import Claim, Lease, Outcome, TaskState, Verdict
-from shiftboss.store.base import ClaimAsk, Election, Exchange, LaneAsk
+from shiftboss.store.base import ClaimAsk, Election, Exchange, LaneAsk, Recovered
 from shiftboss.store.postgres.exchange import _claim_statement, _end_statements
 from shiftboss.store.postgres.link import BoundedConnection, bounds, run
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
@@ -202,3 +203,24 @@ def test_recovery_passes_over_a_row_that_a_late_finish_still_holds(store: Postgr
         late.execute("SELECT 1 FROM tasks WHERE id = %s FOR UPDATE", (ids[1],))
         assert store.recover(lease).pending == 2
     assert store.recover(lease).pending == 1
+
+
+def test_a_lead_that_is_lost_after_the_look_recovers_nothing(
+    store: PostgresStore, pg_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tells cheaply whether there is anything to do holds no term: another may lead before it is done."""
+    orphan = put(store)
+    take(store, worker_id="gone")
+    lease = lead(store)
+    looked = store._link.rows
+
+    def look_and_lose_the_lead(query: str, *args: Any, **kwargs: Any) -> list[tuple[Any, ...]]:
+        found = looked(query, *args, **kwargs)
+        if query == "look_for_dead":
+            with psycopg.connect(pg_database, autocommit=True) as other:
+                other.execute("UPDATE leader SET worker_id = 'another', term = term + 1")
+        return found
+
+    monkeypatch.setattr(store._link, "rows", look_and_lose_the_lead)
+    assert store.recover(lease) == Recovered()
+    assert status(store, orphan) is TaskState.RUNNING
