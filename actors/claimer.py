@@ -2,7 +2,8 @@
 
 What happens here in a round (`_round`): everything that ended since the last one is stored, starts and returned tasks are
 written, and tasks are claimed for the room there is, in one `exchange`. Then the claims go to the executors. While
-the database works, the executors live on what was prefetched, and outcomes gather for the next round.
+the database works, the executors live on what was prefetched, and outcomes gather for the next round. A large round on
+PostgreSQL flies (`carrier`): the next one is prepared, and sent, while the server works on it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
+from shiftboss.actors.carrier import Carrier, Flight
 from shiftboss.actors.claim_times import ClaimTimes
 from shiftboss.actors.doorbell import Doorbell
 from shiftboss.actors.endings import log_ending
@@ -23,6 +25,7 @@ from shiftboss.actors.messages import (
     Finished,
     FromPeer,
     Hello,
+    Landed,
     LinkDown,
     Linked,
     ProgressMade,
@@ -31,7 +34,7 @@ from shiftboss.actors.messages import (
     Wake,
 )
 from shiftboss.actors.outage import Outage
-from shiftboss.actors.outbox import Outbox, Waiting
+from shiftboss.actors.outbox import Outbox, Parcel, Waiting
 from shiftboss.actors.peers import Peer, share_out
 from shiftboss.actors.planning import Typical, lane_asks
 from shiftboss.actors.process import Process, ProcessActor
@@ -56,6 +59,8 @@ SLEEP_AFTER_S: Final = 0.1  # an idle claimer that polls more seldom than this w
 AWAKE_AFTER_ROUNDS: Final = 20  # full claims in a row after which ringing is a waste
 LINGER_S: Final = 0.004  # outcomes gather this long while the executors still have work
 LATER_S: Final = 0.5  # what others have locked is asked about again after this
+LARGE: Final = 100  # tasks that make it worth while to let a round fly
+AGAIN_S: Final = 0.02  # a sweep that found every connection in use
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
 
 
@@ -81,22 +86,25 @@ class Claimer(ProcessActor):
         self._worker_id = ""
         self._is_ready = False
         self._owes_sweep = False  # one was left out because an executor had not yet said what it holds
+        self._landing = False  # no round starts before those under way have landed
+        self._leaving = False
         self._sleeping = False
         self._halt = Halt(self._roster, self._outbox, process.tell_parent, self._round, self._end_stop)
 
     def begin(self) -> None:
-        self._store: Store = open_store(
-            self.settings.database_url,
-            application_name=f"shiftboss {self.process.name}",
-            create=False,
-            memory=self.process.board,
-        )
-        self._sweeps = Sweeps(self._store, self._roster, self._outbox, self._watcher, self._board)
-        Doorbell.start(self._store.listener, self.actor_ref, self._board)
+        store = self._open_store()
+        others = [self._open_store() for _ in range(1, store.exchanges_at_once)]
+        self._carrier = Carrier([store, *others], self.actor_ref.tell)
+        self._sweeps = Sweeps(self._roster, self._outbox, self._watcher, self._board)
+        Doorbell.start(store.listener, self.actor_ref, self._board)
         self._soon()
         self._timer.after("reconcile", self.settings.heartbeat_interval_s)
         self._timer.after("cancels", CANCEL_POLL_S)
         self._timer.after("unknown", UNKNOWN_FIRST_S)
+
+    def _open_store(self) -> Store:
+        name = f"shiftboss {self.process.name}"
+        return open_store(self.settings.database_url, application_name=name, create=False, memory=self.process.board)
 
     def reloaded(self, old: Settings) -> None:
         new = self.settings
@@ -108,7 +116,10 @@ class Claimer(ProcessActor):
 
     def leave(self) -> None:
         """The executors hold what they have not been told is stored, and tell it to the next claimer."""
-        self._store.close()
+        if self._carrier.busy:
+            self._leaving = self._landing = True
+            return
+        self._carrier.close()
         self.process.end(0)
 
     def _pass_on(self, message: FromPeer | LinkDown) -> None:
@@ -120,6 +131,8 @@ class Claimer(ProcessActor):
         match message:
             case FromPeer():
                 self._from_peer(message)
+            case Landed():
+                self._landed(self._carrier.landed(message))
             case Wake():
                 self._look_for_tasks(rung=True)
             case Tick(name=name):
@@ -168,25 +181,37 @@ class Claimer(ProcessActor):
                 self._go_on_retiring()
             case "halt":
                 self._go_on_halting()
+            case _:
+                self._begin_sweep(name)
+
+    def _begin_sweep(self, name: str) -> None:
+        match name:
             case "reconcile":
                 self._timer.after("reconcile", self.settings.heartbeat_interval_s)
-                self._unless_away(self._reconcile)
+                if self._carrier.busy:
+                    self._landing = True  # and then it is done
+                else:
+                    self._sweep(name, self._reconcile)
             case "cancels":
                 self._timer.after("cancels", CANCEL_POLL_S)
-                self._unless_away(lambda: self._sweeps.look_for_cancels(self._worker_id))
+                self._sweep(name, lambda store: self._sweeps.look_for_cancels(store, self._worker_id))
             case "unknown":
                 self._timer.after("unknown", UNKNOWN_EVERY_S)
-                self._unless_away(self._sweeps.tell_unknown_types)
+                self._sweep(name, self._sweeps.tell_unknown_types)
 
-    def _reconcile(self) -> None:
-        self._owes_sweep = not self._sweeps.reconcile(self._worker_id)
+    def _reconcile(self, store: Store) -> None:
+        self._owes_sweep = not self._sweeps.reconcile(store, self._worker_id)
 
-    def _unless_away(self, sweep: Callable[[], None]) -> None:
+    def _sweep(self, name: str, sweep: Callable[[Store], None]) -> None:
         """Sweeps beside the rounds: left out while the database is away, which the rounds find out and wait for."""
         if self._outage.lasting or not self._worker_id:
             return
+        store = self._carrier.idle
+        if store is None:
+            self._timer.after(name, AGAIN_S)
+            return
         try:
-            sweep()
+            sweep(store)
         except StoreUnavailable as error:
             self._timer.after("round", self._outage.wait_s(error))
         if self._outbox.has_outcomes:
@@ -285,11 +310,15 @@ class Claimer(ProcessActor):
         if not self._board.worker_id:
             self._timer.after("round", FIRST_POLL_S)
             return
+        store = self._carrier.idle
+        if store is None or self._waits_for_landing():
+            return  # whoever lands has the next one
         try:
             self._check_identity()
-            request = self._request()
-            if request is not None:
-                self._settle(request, self._exchange(request))
+            request = self._carry(store)
+            if request is not None and self._carrier.busy:
+                self._soon(LINGER_S)  # for those outcomes that are enough for a round of their own
+                return
             self._outage.over()
         except StoreUnavailable as error:
             self._timer.after("round", self._outage.wait_s(error))
@@ -297,32 +326,84 @@ class Claimer(ProcessActor):
             return
         self._plan_next(request)
 
-    def _request(self) -> Exchange | None:
-        ask = self._claim_ask()
+    def _waits_for_landing(self) -> bool:
+        """Beside a round under way only another large one is worth its transaction, and what it may get is known."""
+        return self._carrier.busy and (self._landing or self._outbox.waiting < LARGE or self._outbox.cautious)
+
+    def _carry(self, store: Store) -> Exchange | None:
+        """Have a round: here and now, or in flight when it is large. What was asked; `None`: there was nothing to ask."""
+        ask = self._claim_ask(store)
         if ask is None and not self._outbox:
             return None
-        return Exchange(
+        parcel = self._outbox.take()
+        request = Exchange(
             worker_id=self._worker_id,
-            ended=self._outbox.ended(),
-            starts=self._outbox.starts(),
-            releases=self._outbox.releases(),
-            progress=self._outbox.latest_progress(),
-            counters=self._claim_times.due(),
+            ended=parcel.ended,
+            starts=list(parcel.starts.values()),
+            releases=parcel.releases,
+            progress=list(parcel.progress.values()),
+            counters=() if self._carrier.busy else self._claim_times.due(),
             claim=ask,
-            cautious=self._outbox.cautious,
+            cautious=parcel.cautious,
+            ledger=self._carrier.ledger(self._worker_id),
         )
+        if self._carrier.flies and self._is_large(request) and self._carrier.send(request, parcel):
+            return request
+        sent_s = time.monotonic()
+        try:
+            reply = store.exchange(request)
+        except BaseException:
+            self._outbox.put_back(parcel)
+            raise
+        self._settle(request, parcel, reply, time.monotonic() - sent_s)
+        self._learn(request.claim, reply)
+        return request
 
-    def _claim_ask(self) -> ClaimAsk | None:
+    def _is_large(self, request: Exchange) -> bool:
+        expected = request.claim.limit if request.claim is not None and self._lanes.full_rounds else 0
+        return self._halt.may_claim and not self._outage.lasting and max(len(request.ended), expected) >= LARGE
+
+    def _landed(self, flight: Flight) -> None:
+        """A round has its answer, which came while other work was done."""
+        try:
+            reply = flight.answer()
+        except StoreUnavailable as error:
+            self._outbox.put_back(flight.parcel)
+            self._timer.after("round", self._outage.wait_s(error))
+            self._say_ready()
+        else:
+            self._settle(flight.request, flight.parcel, reply, flight.seconds)
+            if flight.overlapped and flight.claim is not None and len(reply.claims) < flight.claim.limit:
+                self._lanes.unsure()  # what it passed over was locked by the other one, perhaps
+            else:
+                self._learn(flight.claim, reply)
+            self._outage.over()
+            self._plan_next(flight.request)
+        if self._landing and not self._carrier.busy:
+            self._go_on_landed()
+
+    def _go_on_landed(self) -> None:
+        """Nothing is under way any more, as somebody wanted."""
+        self._landing = False
+        if self._leaving:
+            self.leave()
+        self._sweep("reconcile", self._reconcile)
+        self._soon()
+
+    def _claim_ask(self, store: Store) -> ClaimAsk | None:
         if self._lanes.drained or not self._halt.may_claim:
             return None
+        asked = self._carrier.claims()
+        if asked and (self._lanes.limited or not self._lanes.full_rounds):
+            return None  # how much is left of a limit, or of the tasks, is known when they have landed
         typical_s, usable = self._typical_now(), self._roster.usable()
         types = self._roster.types_of(peer for peer in usable if peer.room(typical_s))
-        room = sum(peer.room(typical_s) for peer in usable)
-        free = sum(peer.free_slots for peer in usable)
+        room = sum(peer.room(typical_s) for peer in usable) - sum(ask.limit for ask in asked)
+        free = max(0, sum(peer.free_slots for peer in usable) - sum(ask.running for ask in asked))
         slots = sum(peer.slots for peer in usable)
-        if not types or (not free and not self._outbox and room < slots):
+        if not types or room <= 0 or (not free and not self._outbox and room < slots):
             return None  # a few tasks more would not be worth a transaction of their own
-        lanes = self._lanes.lanes(self._store)
+        lanes = self._lanes.lanes(store)
         held = Counter(holding.claim.queue for _peer, holding in self._roster.held()) if self._lanes.limited else {}
         asks = lane_asks(lanes, room, held, self._lanes.marks())
         if not asks:
@@ -338,26 +419,27 @@ class Claimer(ProcessActor):
             return self._typical.seconds
         return max(self._typical.seconds or 0.0, sum(now_ns - ns for ns in started) / len(started) / 1e9)
 
-    def _exchange(self, request: Exchange) -> Exchanged:
-        sent_s = time.monotonic()
-        reply = self._store.exchange(request)
+    def _settle(self, request: Exchange, parcel: Parcel, reply: Exchanged, seconds: float) -> None:
+        """The transaction is committed: tell the executors and the parent, send out the claims."""
         if request.counters:
             self._claim_times.stored()
         if request.claim is not None:
-            self._claim_times.add(time.monotonic() - sent_s)
-        return reply
-
-    def _settle(self, request: Exchange, reply: Exchanged) -> None:
-        """The transaction is committed: tell the executors and the parent, send out the claims."""
-        for waiting, verdict, state in self._outbox.settle(request, reply):
+            self._claim_times.add(seconds)
+        for waiting, verdict, state in self._outbox.settle(parcel, reply):
             log_ending(log, waiting, verdict, state)
             if waiting.peer is not None:
                 waiting.peer.mark_stored(waiting.cell)
         for burial in self._outbox.buried():
             self.process.tell_parent(burial)
-        self._send_out(list(reply.claims))
-        if request.claim is not None:
-            self._lanes.learn(request.claim, reply.claims)
+        if self._halt.may_claim and request.worker_id == self._board.worker_id:
+            self._send_out(list(reply.claims))
+        else:  # asked for before it was known
+            for claim in reply.claims:
+                self._roster.release(claim)
+
+    def _learn(self, ask: ClaimAsk | None, reply: Exchanged) -> None:
+        if ask is not None:
+            self._lanes.learn(ask, reply.claims)
 
     def _send_out(self, claims: list[Claim]) -> None:
         usable, typical_s = self._roster.usable(), self._typical_now()
@@ -402,8 +484,11 @@ class Claimer(ProcessActor):
         rise = self._sleeping and self._lanes.full_rounds > AWAKE_AFTER_ROUNDS
         if not (sleep or rise) or not self._halt.may_claim:
             return
+        store = self._carrier.idle
+        if store is None:
+            return  # next time
         try:
-            self._store.set_sleeping(self._worker_id, sleep)
+            store.set_sleeping(self._worker_id, sleep)
         except StoreUnavailable:
             return  # the next round finds out
         self._sleeping = sleep
@@ -448,7 +533,7 @@ class Claimer(ProcessActor):
             log.warning(
                 "stopping with %d outcomes that could not be stored; their tasks will be recovered", self._outbox.outcomes
             )
-        self._store.close()
+        self._carrier.close()
         self.process.end(0)
 
     def dump(self) -> None:

@@ -74,7 +74,7 @@ class LaneBook:
     def learn(self, ask: ClaimAsk, claims: Sequence[Claim]) -> None:
         """What a claim's answer says about the lanes."""
         if len(claims) < ask.limit and any(lane.since is not None for lane in ask.lanes):
-            self._marks = {}  # something older may be there: look again from the beginning before going idle
+            self.unsure()  # something older may be there: look again from the beginning before going idle
             return
         self.drained = len(claims) < ask.limit and not self._step_down(ask, claims)
         self.full_rounds = 0 if self.drained else self.full_rounds + 1
@@ -83,6 +83,10 @@ class LaneBook:
         if ask.merge is None:
             for claim in claims:
                 self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S
+
+    def unsure(self) -> None:
+        """A claim got less than it asked for, which says nothing: the next one looks from the beginning."""
+        self._marks, self.full_rounds = {}, 0
 
     def _step_down(self, ask: ClaimAsk, claims: Sequence[Claim]) -> bool:
         """Leave lanes of limited queues out that gave nothing (not due, or of types unknown here): only one lane of such a

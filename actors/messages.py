@@ -134,7 +134,13 @@ class Tick(Message, frozen=True):
     name: str
 
 
+class Landed(Message, frozen=True):
+    """The round that went on over connection number `lane` (from 0) has its answer."""
+
+    lane: int
+
+
 ToExecutor: TypeAlias = Execute | Recall | CancelAttempt | Stopping | CancelAll
 ToClaimer: TypeAlias = Hello | Finished | Returned | ProgressMade
-Local: TypeAlias = FromPeer | LinkDown | Linked | Died | Wake | Tick
+Local: TypeAlias = FromPeer | LinkDown | Linked | Died | Wake | Tick | Landed
 Control: TypeAlias = Ping | Stop | Drain | Resume | Dump

@@ -19,25 +19,26 @@ log = logging.getLogger("shiftboss.claimer")
 class Sweeps:
     """Cancel requests, tasks that nobody holds, types that nobody knows. They go on during a drain and during a stop."""
 
-    def __init__(self, store: Store, roster: Roster, outbox: Outbox, watcher: Watcher, board: Board) -> None:
-        self._store, self._roster, self._outbox = store, roster, outbox
+    def __init__(self, roster: Roster, outbox: Outbox, watcher: Watcher, board: Board) -> None:
+        self._roster, self._outbox = roster, outbox
         self._watcher, self._board = watcher, board
 
-    def look_for_cancels(self, worker_id: str) -> None:
+    def look_for_cancels(self, store: Store, worker_id: str) -> None:
         """Stop what somebody wants cancelled."""
         held = {(holding.claim.task_id, holding.claim.fence): (peer, holding) for peer, holding in self._roster.held()}
-        for lease in self._store.cancel_requests(worker_id) if held else ():
+        for lease in store.cancel_requests(worker_id) if held else ():
             if (lease.task_id, lease.fence) in held:
                 self._watcher.cancel(*held[lease.task_id, lease.fence])
 
-    def reconcile(self, worker_id: str) -> bool:
+    def reconcile(self, store: Store, worker_id: str) -> bool:
         """Give back what the database says is ours but nobody holds: claims whose reply was lost, or died with a claimer.
+        Not while a round is under way: what it claims is ours before we know of it.
 
         Not before every executor has said what it holds: one that is stuck in C cannot answer. False: so it was left out.
         """
         if self._roster.silent:
             return False
-        owned = self._store.owned(worker_id)
+        owned = store.owned(worker_id)
         self._board.set("claimer_s", time.monotonic())
         known = self._outbox.leases()
         known |= {(one.claim.task_id, one.claim.fence) for _peer, one in self._roster.held()}
@@ -48,8 +49,8 @@ class Sweeps:
             self._outbox.release(*unknown)
         return True
 
-    def tell_unknown_types(self) -> None:
+    def tell_unknown_types(self, store: Store) -> None:
         """Warn of pending tasks that no executor here has a handler for."""
         types = [info.type for info in self._roster.types_of(peer for peer in self._roster if not peer.retiring)]
-        for type_, count in self._store.unknown_types(types).items() if types else ():
+        for type_, count in store.unknown_types(types).items() if types else ():
             emit(log, logging.WARNING, Event.TASK_UNKNOWN_TYPE, "no handler here for pending tasks", type=type_, count=count)

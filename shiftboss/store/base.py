@@ -90,6 +90,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """All that one worker wants written and claimed in one transaction. Order: ended, starts, releases, progress, claim.
 
     `cautious`: wait for no row that somebody else has locked; for a worker that has just been told `LATER`.
+    `ledger`: whose rows count what this one does: the worker's own when empty, else `worker id/n`, so that exchanges of one
+    worker that go on at the same time do not wait for each other.
     """
 
     worker_id: str
@@ -100,6 +102,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     counters: Sequence[CounterDelta] = ()
     claim: ClaimAsk | None = None
     cautious: bool = False
+    ledger: str = ""
 
 
 class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,7 +203,14 @@ class Listener(Protocol):
 
 
 class Store(Protocol):
-    """One open database."""
+    """One open database.
+
+    Attributes:
+        exchanges_at_once: how many exchanges of one worker are worth while at the same time, each by a store of its own; 1
+            where there is one writer at a time.
+    """
+
+    exchanges_at_once: int
 
     # ---- life
 

@@ -1,4 +1,4 @@
-"""A real claimer on a real SQLite file, with executors that a test plays."""
+"""A real claimer on a real SQLite file (or another database), with executors that a test plays."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ WORKER = "worker-1"
 class Scene:
     """The database, one claimer (or several in a row), its executors. `store` is an operator's connection."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, url: str | None = None, **settings: Any) -> None:
         self.path = folder / "tasks.db"
         given: dict[str, Any] = {"claim_interval_s": 30.0, "heartbeat_interval_s": 30.0, "cancel_grace_s": 0.3}
-        self.settings = Settings(database_url=f"sqlite:///{self.path}", log_format="json", **(given | settings))
+        self.settings = Settings(database_url=url or f"sqlite:///{self.path}", log_format="json", **(given | settings))
         self._opened = contextlib.ExitStack()
         self.store: Store = open_store(self.settings.database_url)
         self._opened.callback(self.store.close)

@@ -7,11 +7,11 @@ from fake_peers import ended
 
 from shiftboss.actors.board import Board
 from shiftboss.actors.halt import Halt
-from shiftboss.actors.outbox import Outbox, Waiting
+from shiftboss.actors.outbox import Outbox, Parcel, Waiting
 from shiftboss.actors.roster import Roster
 from shiftboss.control import Drained, Report, Stop, ToParent
 from shiftboss.model import TaskState, Verdict
-from shiftboss.store.base import Exchange, Exchanged
+from shiftboss.store.base import Exchanged
 
 
 class Resting:
@@ -27,15 +27,15 @@ class Resting:
     def _end(self) -> None:
         self.ended += 1
 
-    def owe(self) -> Exchange:
-        """An outcome waits; the request that will carry it."""
+    def owe(self) -> Parcel:
+        """An outcome is on its way."""
         claim = claim_of()
         self.outbox.end(Waiting(ended(claim), claim))
-        return Exchange(worker_id="w", ended=self.outbox.ended())
+        return self.outbox.take()
 
-    def store(self, request: Exchange) -> None:
+    def store(self, parcel: Parcel) -> None:
         reply = Exchanged(claims=[], verdicts=[Verdict.APPLIED], states=[TaskState.COMPLETED])
-        list(self.outbox.settle(request, reply))
+        list(self.outbox.settle(parcel, reply))
 
     @property
     def drained(self) -> int:

@@ -21,6 +21,7 @@ import msgspec
 
 from bench.handlers import noop
 from shiftboss.actors.board import Board
+from shiftboss.actors.carrier import Carrier
 from shiftboss.actors.claimer import Claimer
 from shiftboss.actors.layout import CELL_BYTES
 from shiftboss.actors.messages import Execute, Hello
@@ -127,7 +128,7 @@ def drain(store: Store, url: str) -> Iterator[float]:
     settings = Settings(database_url=url)
     process: Any = SimpleNamespace(name="claimer", settings=settings, board=board, tell_parent=lambda _message: None)
     claimer = Claimer(process)
-    claimer._store = store
+    claimer._carrier = Carrier([store], lambda _message: None)
     claimer._is_ready = True
     link = SentBack()
     peer = Peer("executor-1", 1, link, Table(_memory(CELLS * CELL_BYTES)))  # type: ignore[arg-type]

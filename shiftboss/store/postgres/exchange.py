@@ -179,13 +179,17 @@ class _End(NamedTuple):
     ended: Sequence[Ended]
 
 
+def _ledger(request: Exchange) -> str:
+    return request.ledger or request.worker_id
+
+
 def _end_statements(request: Exchange, ended: Sequence[Ended], now: datetime | None) -> Iterator[_End]:
     successes = [item for item in ended if item.outcome is Outcome.SUCCESS]
     others = [item for item in ended if item.outcome is not Outcome.SUCCESS]
     if successes:
-        yield _End("complete_tasks", complete_params(request.worker_id, successes, now), successes)
+        yield _End("complete_tasks", complete_params(_ledger(request), successes, now), successes)
     if others:
-        yield _End("end_attempts", end_params(request.worker_id, others, now), others)
+        yield _End("end_attempts", end_params(_ledger(request), others, now), others)
 
 
 def _other_statements(request: Exchange, now: datetime | None) -> Iterator[Statement]:
@@ -194,7 +198,7 @@ def _other_statements(request: Exchange, now: datetime | None) -> Iterator[State
     if request.releases:
         yield (
             "end_attempts",
-            pseudo_end_params(request.worker_id, "released", [*dict.fromkeys(lease_keys(request.releases))], now),
+            pseudo_end_params(_ledger(request), "released", [*dict.fromkeys(lease_keys(request.releases))], now),
         )
     if request.progress:
         latest = {(item.task_id, item.fence): item for item in request.progress if is_uuid(item.task_id)}
@@ -214,7 +218,7 @@ def _counter_statements(request: Exchange, tally: Tally) -> Iterator[Statement]:
     for delta in (*request.counters, *tally.deltas()):
         totals[delta.name, delta.labels] = totals.get((delta.name, delta.labels), 0.0) + delta.value
     if totals:
-        yield "add_counters", counter_params(request.worker_id, totals)
+        yield "add_counters", counter_params(_ledger(request), totals)
 
 
 def _applied(answers: Iterable[tuple[psycopg.Cursor[Row], _End]], tally: Tally) -> dict[Key, TaskState]:
@@ -278,7 +282,7 @@ def _single_statements(request: Exchange, now: datetime | None) -> Iterator[Stat
     for start in request.starts:
         yield from _other_statements(Exchange(worker_id=request.worker_id, starts=[start]), now)
     for release in request.releases:
-        yield from _other_statements(Exchange(worker_id=request.worker_id, releases=[release]), now)
+        yield from _other_statements(Exchange(worker_id=_ledger(request), releases=[release]), now)
     for progress in request.progress:
         yield from _other_statements(Exchange(worker_id=request.worker_id, progress=[progress]), now)
 

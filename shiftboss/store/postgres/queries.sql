@@ -518,14 +518,16 @@ ORDER BY t.id LIMIT CAST(:most AS integer) FOR UPDATE OF t;
 
 -- name: fold_departures
 WITH folded AS (
-  DELETE FROM departures WHERE slot <> '' AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = slot)
+  DELETE FROM departures
+  WHERE slot <> '' AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = slot OR starts_with(slot, w.id || '/'))
   RETURNING type, n
 )
 INSERT INTO departures (slot, type, n) SELECT '', type, sum(n) FROM folded GROUP BY type
 ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n;
 
 -- name: forget_counters
-DELETE FROM counters WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = counters.worker_id);
+DELETE FROM counters
+WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = counters.worker_id OR starts_with(counters.worker_id, w.id || '/'));
 
 -- name: prune_dead_letters
 WITH old AS (
@@ -620,7 +622,10 @@ UNION ALL SELECT 'workers', '', count(*) FROM workers, clock WHERE last_heartbea
 UNION ALL SELECT 'leader', worker_id, term FROM leader, clock WHERE expires_at > clock.at;
 
 -- name: counters
-SELECT name, labels, value FROM counters WHERE worker_id = :worker_id ORDER BY name, labels;
+-- A worker whose exchanges go on beside each other has rows of its own for each (`worker id/n`).
+SELECT name, labels, sum(value) FROM counters
+WHERE worker_id = CAST(:worker_id AS text) OR starts_with(worker_id, CAST(:worker_id AS text) || '/')
+GROUP BY name, labels ORDER BY name, labels;
 
 -- name: unknown_types
 SELECT type, count(*) FROM tasks WHERE status = 'pending' AND NOT (type = ANY (CAST(:known AS text[]))) GROUP BY type;

@@ -52,7 +52,9 @@ def open_postgres(dsn: str, *, clock: Clock | None = None, application_name: str
 
 
 class PostgresStore:
-    """One database; the object belongs to one thread."""
+    """One database; the object belongs to one thread at a time."""
+
+    exchanges_at_once = 2  # one is computed here or on its way while the server works on the other
 
     def __init__(self, link: Link, clock: Clock | None = None) -> None:
         self._link = link

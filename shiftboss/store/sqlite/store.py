@@ -73,6 +73,8 @@ def open_sqlite(
 class SqliteStore:
     """A `Store` on one SQLite file. One machine has one clock, so `now` is this process's, passed to every statement."""
 
+    exchanges_at_once = 1
+
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock

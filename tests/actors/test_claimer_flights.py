@@ -1,0 +1,147 @@
+"""Large rounds on PostgreSQL go on beside each other; while one of them waits for its answer, nothing else has to.
+
+Whoever holds a worker's row in `departures` holds up the one round that counts there, as a slow commit would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from actor_harness import eventually
+from claimer_harness import WORKER, Scene
+from fake_peers import TYPE, FakeExecutor, ended
+from process_harness import ActorProcess
+
+from shiftboss import control
+from shiftboss.actors.messages import Finished
+from shiftboss.model import TaskState
+from shiftboss.store.base import TaskFilter
+
+SLOTS = 400
+SHARE = 150  # a large round
+TASKS = 1_000
+
+
+class Busy(Scene):
+    """One claimer whose executor has 400 slots, all in use; `done` says how many of its tasks it has finished."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        super().__init__(folder, url, heartbeat_interval_s=0.3)
+        self.url = url
+        self.ids = self.put_many(TASKS)
+        self.process: ActorProcess = self.claimer()
+        self.fake: FakeExecutor = self.executor(self.process, cells=2_048)
+        self.fake.hello(slots=SLOTS)
+        self.sent(SLOTS)
+        self.done: list[str] = []
+        self.finish(1)  # now there is a row in `departures`
+        self.completed(self.done)
+
+    def sent(self, count: int) -> None:
+        """Wait until the executor was sent so many tasks in all."""
+        eventually(lambda: len(self.fake.claims()) >= count, f"{count} tasks are sent")
+
+    def finish(self, count: int) -> list[str]:
+        """The next so many of its tasks end with success, at once; their ids."""
+        some = [one for one in self.fake.claims() if one not in self.done][:count]
+        assert len(some) == count
+        told = [self.fake.claims()[one] for one in some]
+        self.fake.ref.tell(Finished([cell for cell, _ in told], [ended(claim, duration_s=30.0) for _, claim in told]))
+        self.done += some
+        return some
+
+    def completed(self, ids: list[str]) -> None:
+        """Wait until these are."""
+        wanted = set(ids)
+        eventually(lambda: wanted <= self.ids_of(TaskState.COMPLETED), f"{len(ids)} tasks are completed")
+
+    def ids_of(self, status: TaskState) -> set[str]:
+        return {one.id for one in self.store.list_tasks(TaskFilter(status=status), TASKS)}
+
+    @contextlib.contextmanager
+    def held_up(self) -> Iterator[list[str]]:
+        """A round flies and does not come back before the end of the block; the ids of what it stores."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute("SELECT n FROM departures WHERE slot = %s FOR UPDATE", [WORKER])
+            some = self.finish(SHARE)
+            eventually(self.waiting_for_lock, "a round waits for its row")
+            yield some
+            assert not set(some) & self.ids_of(TaskState.COMPLETED), "it was not held up"
+
+    def waiting_for_lock(self) -> list[int]:
+        """Pids of the claimer's sessions that wait for a row."""
+        with psycopg.connect(self.url) as connection:
+            found = connection.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'shiftboss claimer'"
+                " AND wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            return [pid for (pid,) in found]
+
+    def finish_all(self) -> None:
+        """Every task that there is."""
+        while len(self.done) < TASKS:
+            eventually(lambda: len(self.fake.claims()) > len(self.done), "more is sent")
+            self.finish(len(self.fake.claims()) - len(self.done))
+        self.completed(self.ids)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, pg_database: str) -> Iterator[Busy]:
+    with Busy(tmp_path, pg_database) as made:
+        yield made
+
+
+def test_a_round_goes_on_beside_one_that_waits(scene: Busy) -> None:
+    with scene.held_up() as some:
+        others = scene.finish(SHARE)
+        scene.completed(others)
+        assert not set(some) & scene.ids_of(TaskState.COMPLETED)
+        scene.sent(SLOTS + 1 + SHARE)  # for their slots; the first was free before
+    scene.finish_all()
+    assert scene.counter("tasks_completed_total") == TASKS
+    assert scene.store.counts().enqueued == {TYPE: TASKS}, "what has left is counted once"
+
+
+def test_a_round_whose_connection_is_cut_goes_out_again(scene: Busy) -> None:
+    with scene.held_up():
+        with psycopg.connect(scene.url, autocommit=True) as connection:
+            for pid in scene.waiting_for_lock():
+                connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+        eventually(lambda: scene.process.board.get("claimer_away_s"), "it is told that the database is away")
+    scene.finish_all()
+    assert scene.counter("tasks_completed_total") == TASKS
+
+
+def test_a_drain_waits_for_the_round_under_way(scene: Busy) -> None:
+    with scene.held_up():
+        scene.finish(len(scene.fake.claims()) - len(scene.done))
+        scene.process.tell(control.Drain(seq=7))
+        scene.fake.give_back()
+        eventually(lambda: len(scene.ids_of(TaskState.COMPLETED)) == len(scene.done) - SHARE, "all others are stored")
+        scene.process.ping()
+        assert not scene.process.said.of(control.Drained)
+    scene.process.said.wait_type(control.Drained)
+    scene.completed(scene.done)
+    assert not scene.ids_of(TaskState.CLAIMED) | scene.ids_of(TaskState.RUNNING), "what came after the drain is given back"
+
+
+def test_who_is_to_leave_waits_for_the_round_under_way(scene: Busy) -> None:
+    with scene.held_up() as some:
+        scene.process.tell(control.Leave())
+        scene.process.ping()
+        assert scene.process.process.poll() is None
+    assert scene.process.wait_exit() == 0
+    assert set(some) <= scene.ids_of(TaskState.COMPLETED)
+
+
+def test_what_was_claimed_for_a_worker_that_is_declared_dead_is_not_run(scene: Busy) -> None:
+    with scene.held_up() as some:
+        before = set(scene.fake.claims())
+        scene.register("worker-2")
+        scene.process.board.worker_id = "worker-2"
+    scene.completed(some)
+    eventually(lambda: {one.task_id for one in scene.store.owned(WORKER)} <= before, "what it claimed is given back")
