@@ -33,15 +33,16 @@ from shiftboss.actors.messages import (
     Tick,
     ToExecutor,
 )
+from shiftboss.actors.outcomes import Outcomes
 from shiftboss.actors.process import Process, ProcessActor
-from shiftboss.actors.running import Job, Outcomes, Pool
+from shiftboss.actors.running import Job, Pool
 from shiftboss.actors.table import Table
 from shiftboss.actors.timer import Timer
 from shiftboss.actors.wear import LOOK_EVERY_S, Wear, memory_bytes
 from shiftboss.catalog import registry
 from shiftboss.control import Drain, Resume, Stop, Tired
 from shiftboss.events import Event, emit
-from shiftboss.model import Ended, Progress
+from shiftboss.model import Claim, Ended, Progress
 
 log = logging.getLogger("shiftboss.executor")
 PROGRESS_EVERY_S = 1.0
@@ -56,14 +57,12 @@ class Executor(ProcessActor):
         assert process.table_fd is not None
         self._table = Table(process.table_fd)
         board, slots = process.board, int(process.arguments[0].removeprefix("slots="))
-        self._pool = Pool(slots, self._table, lambda: board.worker_id, self._ended, self._on_progress, self._on_short)
         self._outcomes = Outcomes(self._send_outcomes)
+        self._pool = Pool(slots, self._table, lambda: board.worker_id, self._outcomes.put, self._on_progress, self._on_short)
         self._claimer: PeerRef[ToExecutor] | None = None
         self._claimer_incarnation = 0
         self._next_link: Linked | None = None
         self._lock = threading.Lock()
-        self._unstored: dict[int, tuple[Job, Ended]] = {}
-        self._jobs: dict[int, Job] = {}
         self._progress: dict[str, Progress] = {}
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
         self._wear = Wear(self.settings)
@@ -101,8 +100,8 @@ class Executor(ProcessActor):
                 raise TypeError(f"an executor does not know {message!r}")
 
     def dump(self) -> None:
-        with self._lock:
-            held, outbox = len(self._jobs), len(self._unstored)
+        held = len(self._pool.waiting())
+        outbox = len(self._pool.jobs) - held
         emit(log, logging.INFO, Event.ACTOR_STATE, slots=self._pool.slots, held=held, outbox=outbox)
 
     def _look_for_wear(self) -> None:
@@ -132,12 +131,8 @@ class Executor(ProcessActor):
     def _obey(self, order: Any) -> None:
         match order:
             case Execute(stored=stored, cells=cells, claims=claims):
-                with self._lock:
-                    for cell in stored:
-                        self._unstored.pop(cell, None)
-                jobs = [Job(cell, claim, registry.get(claim.type)) for cell, claim in zip(cells, claims, strict=True)]
-                self._jobs.update(zip(cells, jobs, strict=True))
-                self._pool.submit(jobs)
+                self._pool.forget(stored)
+                self._pool.submit([Job(cell, claim, registry.get(claim.type)) for cell, claim in zip(cells, claims, strict=True)])
                 if self._wear.out_of_tasks(self._done):
                     self._look_for_wear()
             case Recall(cells=cells):
@@ -151,8 +146,6 @@ class Executor(ProcessActor):
                 self._pool.stopping()
 
     def _give_back(self, jobs: list[Job]) -> None:
-        for job in jobs:
-            self._jobs.pop(job.cell, None)
         if jobs:
             self._tell(Returned([job.cell for job in jobs]))
 
@@ -191,10 +184,7 @@ class Executor(ProcessActor):
             self._link(self._next_link)
 
     def _held(self) -> list[Held]:
-        with self._lock:
-            unstored = [Held(cell, job.claim, ended) for cell, (job, ended) in self._unstored.items()]
-            waiting = [Held(cell, job.claim, None) for cell, job in self._jobs.items() if cell not in self._unstored]
-        return unstored + waiting
+        return [Held(job.cell, job.claim, job.ended) for job in self._pool.jobs.values()]
 
     def _tell(self, message: Any) -> None:
         if self._claimer is not None:
@@ -202,14 +192,8 @@ class Executor(ProcessActor):
 
     # ---- called in the threads that run attempts
 
-    def _ended(self, cell: int, ended: Ended) -> None:
-        with self._lock:
-            job = self._jobs.pop(cell)
-            self._unstored[cell] = (job, ended)
-            self._done += 1
-        self._outcomes.put(cell, ended)
-
     def _send_outcomes(self, cells: list[int], ended: list[Ended]) -> None:
+        self._done += len(cells)
         self.process.end_without_line()  # by a system call, so once for all of them
         self._tell(Finished(cells, ended))
 
@@ -217,8 +201,7 @@ class Executor(ProcessActor):
         self._short = why
         self._timer.sooner("threads", THREADS_AGAIN_S)
 
-    def _on_progress(self, job: Job, percent: float, note: str) -> None:
-        claim = job.claim
+    def _on_progress(self, claim: Claim, percent: float, note: str) -> None:
         with self._lock:
             first = not self._progress
             self._progress[claim.task_id] = Progress(task_id=claim.task_id, fence=claim.fence, percent=percent, note=note)

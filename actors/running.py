@@ -1,7 +1,9 @@
 """Runs attempts: sync handlers in threads, async ones on one uvloop loop; together never more than there are slots.
 
-Tasks start in the order in which they came. A thread that has finished one takes the next at once; other threads are
-woken only for work that would otherwise wait. When there is no thread to be had, tasks wait for those that there are.
+Tasks start in the order in which they came. A thread that has finished one takes the next at once, without a lock, and only
+one thread at a time is being woken for work that would otherwise wait: having begun, it wakes the next. So tasks that do
+nothing are run by few threads, which would only fight for the interpreter, while a handler that waits for something lets the
+next thread in at that moment. When there is no thread to be had, tasks wait for those that there are.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from shiftboss.actors.table import Table
 from shiftboss.attempt import run_async, run_sync
 from shiftboss.context import Attempt
 from shiftboss.decorator import Task
-from shiftboss.logs import bind_task
 from shiftboss.model import Claim, Ended, Outcome
 
 if TYPE_CHECKING:
@@ -33,25 +35,29 @@ _REASONS: Final = {
 
 
 class Job:
-    """One task in this process, from its arrival to its outcome."""
+    """One task in this process, from its arrival until its outcome is stored."""
 
-    __slots__ = ("asked", "attempt", "cell", "claim", "future", "task")
+    __slots__ = ("asked", "attempt", "cell", "claim", "ended", "future", "task")
 
     def __init__(self, cell: int, claim: Claim, task: Task[..., object]) -> None:
         self.cell, self.claim, self.task = cell, claim, task
         self.attempt: Attempt | None = None
         self.future: asyncio.Task[None] | None = None  # of an async handler
         self.asked: str | None = None  # to stop, and why, before it had begun
+        self.ended: Ended | None = None
 
 
 class Pool:
-    """Slots, and what runs or waits in them.
+    """Slots, and what runs or waits in them. All methods are for one thread, the owner's.
 
     Args:
         on_ended: called with (cell, outcome) in the thread that ran the attempt; must be quick and thread-safe.
-        on_progress: called with (job, percent, note), likewise.
+        on_progress: called with (claim, percent, note), likewise.
         on_short: called with the reason when a task waits for want of a thread, with the pool's lock held; likewise. Whoever
             hears it calls `refill` later: perhaps nothing runs whose end would try again.
+
+    Attributes:
+        jobs: by cell, whatever was submitted and neither taken back nor forgotten.
     """
 
     def __init__(
@@ -60,24 +66,31 @@ class Pool:
         table: Table,
         worker_id: Callable[[], str],
         on_ended: Callable[[int, Ended], None],
-        on_progress: Callable[[Job, float, str], None],
+        on_progress: Callable[[Claim, float, str], None],
         on_short: Callable[[str], None],
     ) -> None:
         self.slots = slots
+        self.jobs: dict[int, Job] = {}
         self._table, self._worker_id, self._on_ended, self._on_progress = table, worker_id, on_ended, on_progress
         self._on_short = on_short
         self._lock = threading.Lock()
-        self._ready: deque[Job] = deque()
-        self._running: dict[int, Job] = {}
-        self._idle: list[threading.Semaphore] = []
-        self._handed: dict[threading.Semaphore, Job] = {}
+        self._free = slots
+        # What waits: first those of one kind that are next, taken without the lock by whoever holds a slot and can run them
+        # (`popleft` is atomic); put there under the lock, and only when both are empty. Then runs of either kind in turn.
+        self._sync: deque[Job] = deque()
+        self._async: deque[Job] = deque()
+        self._later: deque[tuple[bool, list[Job]]] = deque()
+        self._idle: list[threading.Lock] = []
+        self._waking = False  # a thread that has a slot already and has not yet looked for work
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
 
     def submit(self, jobs: list[Job]) -> None:
         """Run these as slots become free."""
+        self.jobs.update([(job.cell, job) for job in jobs])
+        runs = [(is_async, list(run)) for is_async, run in groupby(jobs, lambda job: job.task.is_async)]
         with self._lock:
-            self._ready.extend(jobs)
+            self._later.extend(runs)
             self._fill()
 
     def refill(self) -> bool:
@@ -88,40 +101,57 @@ class Pool:
     def take_back(self, cells: set[int] | None) -> list[Job]:
         """Remove what has not started, all of it or those of `cells`; returns what was removed."""
         with self._lock:
-            removed = [job for job in self._ready if cells is None or job.cell in cells]
-            if removed:
-                self._ready = deque(job for job in self._ready if job not in removed)
-            return removed
+            removed = []
+            for ready in (self._sync, self._async):
+                for job in tuple(ready):
+                    if cells is None or job.cell in cells:
+                        try:
+                            ready.remove(job)
+                        except ValueError:
+                            continue  # it has just been taken
+                        removed.append(job)
+            for _is_async, run in self._later:
+                removed += [job for job in run if cells is None or job.cell in cells]
+                run[:] = [job for job in run if not (cells is None or job.cell in cells)]
+        for job in removed:
+            del self.jobs[job.cell]
+        return removed
+
+    def forget(self, cells: Iterable[int]) -> None:
+        """The outcomes of these are stored."""
+        for cell in cells:
+            self.jobs.pop(cell, None)
 
     def waiting(self) -> list[Job]:
-        with self._lock:
-            return [*self._running.values(), *self._ready]
+        """What runs or will."""
+        return [job for job in self.jobs.values() if job.ended is None]
 
     def cancel(self, cell: int, reason: str) -> None:
         """Ask one attempt to stop: its `stopping` turns true, an async handler is cancelled. `reason`: see CancelAttempt."""
-        with self._lock:
-            job = self._running.get(cell)
+        job = self.jobs.get(cell)
         if job is not None:
             self._cancel(job, reason)
 
     def cancel_all(self, reason: str) -> None:
-        with self._lock:
-            jobs = list(self._running.values())
-        for job in jobs:
+        for job in self.jobs.values():
             self._cancel(job, reason)
 
     def stopping(self) -> None:
         """`attempt.stopping` turns true for what runs and what is still to start; nothing is cancelled."""
-        with self._lock:
-            self._stopping = True
-            jobs = list(self._running.values())
-        for job in jobs:
+        self._stopping = True  # before the look at each attempt, as those are there before they look at this
+        for job in self.jobs.values():
             if job.attempt is not None:
                 job.attempt.stop(Outcome.INTERRUPTED)
 
     def _cancel(self, job: Job, reason: str) -> None:
+        if job.ended is not None:
+            return
         if job.task.is_async:
-            self._ensure_loop().call_soon_threadsafe(self._cancel_here, job, reason)
+            with self._lock:
+                if self._loop is None:  # none has ever begun
+                    job.asked = reason
+                else:
+                    self._loop.call_soon_threadsafe(self._cancel_here, job, reason)
         else:
             self._cancel_here(job, reason)
 
@@ -140,18 +170,20 @@ class Pool:
         """Start what waits while slots are free. False: there was no thread for the first of it, so all of it waits on."""
         starting: list[Job] = []
         short = ""
-        while self._ready and len(self._running) < self.slots and not short:
-            job = self._ready.popleft()
-            self._running[job.cell] = job
+        while self._free and not short:
+            self._turn()
             try:
-                if job.task.is_async:
+                if self._async:
                     self._ensure_loop()
-                    starting.append(job)
+                    starting.append(self._async.popleft())
+                elif self._sync and not self._waking:
+                    self._wake_one()
                 else:
-                    self._hand_to_thread(job)
+                    break
+                self._free -= 1
+            except IndexError:  # the loop was quicker
+                continue
             except (RuntimeError, MemoryError) as error:  # at a limit on threads or memory; it has not begun, and may wait
-                del self._running[job.cell]
-                self._ready.appendleft(job)
                 short = str(error) or type(error).__name__
         if starting:
             self._ensure_loop().call_soon_threadsafe(self._start_async, starting)
@@ -159,24 +191,31 @@ class Pool:
             self._on_short(short)
         return not short
 
-    def _hand_to_thread(self, job: Job) -> None:
-        if self._idle:
-            wake = self._idle.pop()
-            self._handed[wake] = job
-            wake.release()
-        else:
-            threading.Thread(target=self._work, args=(job,), name="shiftboss-slot", daemon=True).start()
+    def _turn(self) -> None:
+        """Bring up the next run, of whichever kind, once all before it have been taken."""
+        while self._later and not self._sync and not self._async:
+            is_async, run = self._later.popleft()
+            (self._async if is_async else self._sync).extend(run)
 
-    def _next_for(self, done: Job, want_async: bool) -> Job | None:
-        """The slot of `done` is free: the next task if it is of the kind that the caller can run, else others start it."""
-        if self._running.get(done.cell) is done:  # a quick claimer may have sent the next task for this cell already
-            del self._running[done.cell]
-        if self._ready and self._ready[0].task.is_async == want_async and len(self._running) < self.slots:
-            job = self._ready.popleft()
-            self._running[job.cell] = job
-            return job
-        self._fill()
-        return None
+    def _wake_one(self) -> None:
+        if self._idle:
+            self._idle.pop().release()
+        else:
+            threading.Thread(target=self._work, name="shiftboss-slot", daemon=True).start()
+        self._waking = True
+
+    def _next(self, ready: deque[Job], wake: threading.Lock | None = None) -> Job | None:
+        """The next task for whoever has a slot and can run these. Without one the slot is free for what others can run; a
+        thread is idle then, and woken by `wake`."""
+        self._turn()
+        try:
+            return ready.popleft()
+        except IndexError:
+            if wake is not None:
+                self._idle.append(wake)
+            self._free += 1
+            self._fill()
+            return None
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
@@ -196,15 +235,11 @@ class Pool:
     def _begin(self, job: Job) -> Attempt:
         started_ns = self._table.start(job.cell, job.claim.task_id, job.claim.fence)
         timeout_s = job.claim.timeout_s
-
-        def progress(percent: float, note: str) -> None:
-            self._on_progress(job, percent, note)
-
         attempt = Attempt(
             job.claim,
             worker_id=self._worker_id(),
             deadline_s=None if timeout_s is None else started_ns / 1e9 + timeout_s,
-            on_progress=progress,
+            on_progress=self._on_progress,
         )
         job.attempt = attempt
         if job.asked is not None:
@@ -213,24 +248,29 @@ class Pool:
             attempt.stop(Outcome.INTERRUPTED)
         return attempt
 
-    def _work(self, job: Job | None) -> None:
-        """One thread: runs what it is handed, then what is next, then waits to be handed more."""
-        wake = threading.Semaphore(0)
+    def _end(self, job: Job, ended: Ended) -> None:
+        self._table.end(job.cell)
+        job.ended = ended
+        self._on_ended(job.cell, ended)
+
+    def _work(self) -> None:
+        """One thread: runs what is next, one after the other, then waits to be woken for more."""
+        wake, ready = threading.Lock(), self._sync
+        wake.acquire()
         while True:
-            while job is not None:
-                claim = job.claim
-                attempt = self._begin(job)
-                with bind_task(claim.task_id, claim.type, claim.attempt, claim.queue):
-                    ended = run_sync(job.task, claim, attempt)
-                self._table.end(job.cell)
-                self._on_ended(job.cell, ended)
-                with self._lock:
-                    job = self._next_for(job, want_async=False)
-                    if job is None:
-                        self._idle.append(wake)
-            wake.acquire()
             with self._lock:
-                job = self._handed.pop(wake)
+                self._waking = False
+                job = self._next(ready, wake)
+                if job is not None:
+                    self._fill()
+            while job is not None:
+                self._end(job, run_sync(job.task, job.claim, self._begin(job)))
+                try:
+                    job = ready.popleft()
+                except IndexError:
+                    with self._lock:
+                        job = self._next(ready, wake)
+            wake.acquire()
 
     def _start_async(self, jobs: list[Job]) -> None:
         assert self._loop is not None
@@ -238,16 +278,16 @@ class Pool:
             job.future = self._loop.create_task(self._run_async(job))
 
     async def _run_async(self, job: Job) -> None:
-        claim = job.claim
         attempt = self._begin(job)
         if job.asked is not None and job.future is not None:
             job.future.cancel()  # was too early then; now it arrives where the handler first waits
-        with bind_task(claim.task_id, claim.type, claim.attempt, claim.queue):
-            ended = await run_async(job.task, claim, attempt)
-        self._table.end(job.cell)
-        self._on_ended(job.cell, ended)
-        with self._lock:
-            following = self._next_for(job, want_async=True)
+        self._end(job, await run_async(job.task, job.claim, attempt))
+        following: Job | None
+        try:
+            following = self._async.popleft()
+        except IndexError:
+            with self._lock:
+                following = self._next(self._async)
         if following is not None:
             self._start_async([following])
 
@@ -256,35 +296,3 @@ def _ask(attempt: Attempt, reason: str) -> None:
     if reason in ("timeout", "cancel"):
         attempt.stop_outcome = None  # stronger than a stop asked for before
     attempt.stop(_REASONS[reason])
-
-
-class Outcomes:
-    """Gathers outcomes of many threads and sends them in batches from one.
-
-    An outcome is sent at once when the sender is idle; while it works, others gather.
-    """
-
-    def __init__(self, send: Callable[[list[int], list[Ended]], None]) -> None:
-        self._send = send
-        self._cells: list[int] = []
-        self._ended: list[Ended] = []
-        self._lock = threading.Lock()
-        self._some = threading.Semaphore(0)
-        self._signalled = False
-        threading.Thread(target=self._run, name="shiftboss-outcomes", daemon=True).start()
-
-    def put(self, cell: int, ended: Ended) -> None:
-        with self._lock:
-            self._cells.append(cell)
-            self._ended.append(ended)
-            if not self._signalled:
-                self._signalled = True
-                self._some.release()
-
-    def _run(self) -> None:
-        while True:
-            self._some.acquire()
-            with self._lock:
-                cells, ended = self._cells, self._ended
-                self._cells, self._ended, self._signalled = [], [], False
-            self._send(cells, ended)

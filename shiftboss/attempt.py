@@ -10,9 +10,11 @@ from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from shiftboss import loop
+from shiftboss.clock import unix_s
 from shiftboss.context import Attempt, Cancel, EndAttempt, Retry, Snooze, current
 from shiftboss.errors import ResultError, TaskDefinitionError
 from shiftboss.failure import error_line, traceback_text
+from shiftboss.logs.context import attempt_over
 from shiftboss.model import Claim, Ended, Outcome
 from shiftboss.options import seconds
 from shiftboss.retry import Exponential
@@ -28,7 +30,7 @@ _log: Final = logging.getLogger("shiftboss.task")
 def run_sync(task: Task[..., Any], claim: Claim, attempt: Attempt) -> Ended:
     """Run one attempt of a sync handler to its end, whatever that is."""
     clock = attempt.clock
-    started_at, started_s = clock.now().timestamp(), clock.monotonic_s()
+    started_at, started_s = unix_s(clock), clock.monotonic_s()
     token = current.set(attempt)
     try:
         arguments, results = task.codecs()
@@ -41,6 +43,7 @@ def run_sync(task: Task[..., Any], claim: Claim, attempt: Attempt) -> Ended:
         ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
     finally:
         current.reset(token)
+        attempt_over(attempt)
     return ended
 
 
@@ -50,7 +53,7 @@ async def run_async(task: Task[..., Any], claim: Claim, attempt: Attempt) -> End
     To end it from outside: `attempt.stop(outcome)`, then cancel the asyncio task that awaits this; it still returns an `Ended`.
     """
     clock = attempt.clock
-    started_at, started_s = clock.now().timestamp(), clock.monotonic_s()
+    started_at, started_s = unix_s(clock), clock.monotonic_s()
     token = current.set(attempt)
     try:
         arguments, results = task.codecs()
@@ -64,6 +67,7 @@ async def run_async(task: Task[..., Any], claim: Claim, attempt: Attempt) -> End
         ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
     finally:
         current.reset(token)
+        attempt_over(attempt)
     return ended
 
 

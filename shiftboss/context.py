@@ -15,7 +15,7 @@ from shiftboss.clock import Clock, SystemClock
 from shiftboss.errors import OptionError
 from shiftboss.events import Event
 from shiftboss.failure import storable
-from shiftboss.logs.context import bind_task
+from shiftboss.logs.context import bind_task, running
 from shiftboss.logs.line import escape
 from shiftboss.model import NULL, Claim, Outcome
 from shiftboss.options import seconds
@@ -78,7 +78,7 @@ class Attempt:
         *,
         worker_id: str,
         deadline_s: float | None = None,
-        on_progress: Callable[[float, str], None] | None = None,
+        on_progress: Callable[[Claim, float, str], None] | None = None,
         clock: Clock = _SYSTEM_CLOCK,
     ) -> None:
         self._claim = claim
@@ -150,9 +150,8 @@ class Attempt:
         if math.isnan(percent):
             raise OptionError("progress(percent=nan): it must be a number from 0 to 100")
         if self._on_progress is not None:
-            self._on_progress(
-                min(100.0, max(0.0, float(percent))), escape(storable(str(note)[:_MAX_NOTE_CHARS]))[:_MAX_NOTE_CHARS]
-            )
+            told = escape(storable(str(note)[:_MAX_NOTE_CHARS]))[:_MAX_NOTE_CHARS]
+            self._on_progress(self._claim, min(100.0, max(0.0, float(percent))), told)
 
     @property
     def log(self) -> AttemptLogger:
@@ -180,7 +179,7 @@ class AttemptLogger(logging.LoggerAdapter[logging.Logger]):
                 self.logger.log(level, msg, *args, **kwargs)
 
 
-current: Final[ContextVar[Attempt | None]] = ContextVar("shiftboss_attempt", default=None)
+current: Final[ContextVar[Attempt | None]] = running
 
 
 def current_attempt() -> Attempt | None:

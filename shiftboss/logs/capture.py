@@ -11,11 +11,13 @@ import io
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from shiftboss.events import Event
 from shiftboss.logs.context import TASK_ATTRIBUTE, BoundTask, current_task
 from shiftboss.logs.line import MAX_MESSAGE_CHARS
+
+HalfLines: TypeAlias = dict[tuple[str, int, BoundTask | None], str]  # by stream, thread and task
 
 LEVEL: Final = logging.INFO  # of both: most of what goes to standard error is no error (progress bars, notices)
 
@@ -33,18 +35,18 @@ class CapturedStream(io.TextIOBase):
     line_buffering = True
     mode = "w"
 
-    def __init__(self, name: str, descriptor: int, handler: Callable[[], logging.Handler | None]) -> None:
+    def __init__(self, name: str, descriptor: int, handler: Callable[[], logging.Handler | None], half_lines: HalfLines) -> None:
         self.name = f"<{name}>"
         self._logger = logging.getLogger(f"shiftboss.{name}")
         self._descriptor, self._handler = descriptor, handler
-        self._unfinished: dict[tuple[int, BoundTask | None], str] = {}
+        self._unfinished = half_lines
         self.buffer = _Bytes(self)
 
     def write(self, text: str, /) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        task = current_task.get()
-        key = (threading.get_ident(), task)
+        task = current_task()
+        key = (self.name, threading.get_ident(), task)
         whole = self._unfinished.pop(key, "") + text
         if "\n" in text:
             *lines, whole = whole.split("\n")
@@ -56,9 +58,9 @@ class CapturedStream(io.TextIOBase):
 
     def finish(self, task: BoundTask | None) -> None:
         """Log the lines that this task, which ends, has not ended; `None`: those of every thread and task."""
-        if self._unfinished and (task is None or task != current_task.get()):
-            for key in [key for key in list(self._unfinished) if task is None or key[1] == task]:
-                self._log(self._unfinished.pop(key, ""), key[1])
+        if self._unfinished and (task is None or task != current_task()):
+            for key in [key for key in list(self._unfinished) if key[0] == self.name and (task is None or key[2] == task)]:
+                self._log(self._unfinished.pop(key, ""), key[2])
 
     def forget(self) -> None:
         """After a fork: half a line belongs to the parent."""

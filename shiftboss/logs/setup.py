@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Final
 
-from shiftboss.logs.capture import CapturedStream
+from shiftboss.logs.capture import CapturedStream, HalfLines
 from shiftboss.logs.context import BoundTask, RecordFactory, bind_task
 from shiftboss.logs.formats import FORMATS, JournalFormatter, formatter_for
 from shiftboss.logs.journal import DEFAULT_PATH, PATH_VARIABLE, JournalHandler
@@ -119,10 +119,11 @@ def close_logging() -> None:
 
 def capture_output() -> None:
     """Replace `sys.stdout` and `sys.stderr`: what is printed from now on is logged, with the fields of its task."""
-    out = CapturedStream("stdout", _STDOUT, _installed.current)
-    error = CapturedStream("stderr", _STDERR, _installed.current)
+    half_lines: HalfLines = {}
+    out = CapturedStream("stdout", _STDOUT, _installed.current, half_lines)
+    error = CapturedStream("stderr", _STDERR, _installed.current, half_lines)
     _installed.streams = (out, error)
-    bind_task.at_end = _installed.finish_lines
+    bind_task.at_end, bind_task.half_lines = _installed.finish_lines, half_lines
     sys.stdout, sys.stderr = out, error
 
 

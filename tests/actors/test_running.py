@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import queue
 import threading
 from collections.abc import Callable
@@ -11,11 +13,12 @@ from typing import Any
 import pytest
 from actor_harness import PATIENCE_S, claim_of, eventually, table_memory
 
-from shiftboss.actors.running import Job, Outcomes, Pool
+from shiftboss.actors.outcomes import Outcomes
+from shiftboss.actors.running import Job, Pool
 from shiftboss.actors.table import Table
 from shiftboss.decorator import Attempt, Task
 from shiftboss.logs.context import BoundTask, current_task
-from shiftboss.model import Ended, Outcome
+from shiftboss.model import Claim, Ended, Outcome
 
 CELLS = 12_000
 
@@ -60,6 +63,10 @@ class Gate:
         finally:
             self._leave()
 
+    def close(self, *numbers: int) -> None:
+        for number in numbers:
+            self._event(number).clear()
+
     def open(self, *numbers: int) -> None:
         for number in numbers:
             self._event(number).set()
@@ -81,8 +88,8 @@ class Slots:
         )
         self.gate = Gate()
 
-    def _on_progress(self, job: Job, percent: float, note: str) -> None:
-        self.progress.put((job.cell, percent, note))
+    def _on_progress(self, claim: Claim, percent: float, note: str) -> None:
+        self.progress.put((claim.fence, percent, note))
 
     def gated(self, number: int, is_async: bool = False) -> Job:
         """A job in cell `number` that waits in the gate under the same number."""
@@ -200,6 +207,49 @@ def test_what_a_handler_does_stands_in_the_table_with_its_fence() -> None:
     assert slots.table.read(5).ended_ns > 0
 
 
+@KINDS
+def test_handlers_that_wait_hold_up_nobody_behind_them_and_none_of_the_quick(is_async: bool) -> None:
+    slots = Slots(3)
+    gated, quick = {100, 105}, set(range(101, 105)) | set(range(106, 200))
+    jobs = [slots.gated(number, is_async) if number in gated else job_of(lambda: None, number) for number in range(100, 200)]
+    for _ in range(3):  # with new threads, then with those that there are
+        slots.pool.submit(jobs)
+        assert {slots.ended.get(timeout=PATIENCE_S)[0] for _ in quick} == quick
+        assert {slots.gate.next(), slots.gate.next()} == gated
+        slots.gate.open(*gated)
+        assert {slots.ended.get(timeout=PATIENCE_S)[0] for _ in gated} == gated
+        slots.gate.close(*gated)
+        jobs = [Job(job.cell, job.claim, job.task) for job in jobs]
+
+
+def attempts(fence: int) -> list[Attempt]:
+    return [one for one in gc.get_objects() if isinstance(one, Attempt) and one.fence == fence]
+
+
+@KINDS
+def test_an_attempt_that_is_over_leaves_nothing_for_the_garbage_collector(is_async: bool) -> None:
+    """Cycles would pile up until it runs, and it would look at all that there is."""
+    slots, fence = Slots(1), 777_001 + is_async
+
+    def look(attempt: Attempt) -> None:
+        attempt.progress(1)
+
+    async def look_async(attempt: Attempt) -> None:
+        look(attempt)
+
+    gc.disable()
+    try:
+        slots.pool.submit([job_of(look_async if is_async else look, cell, fence=fence) for cell in range(50)])
+        for cell in range(50):
+            assert slots.outcome(cell).outcome is Outcome.SUCCESS
+        assert attempts(fence)
+        slots.run(lambda: None, 50)  # what ran before it has left its thread
+        slots.pool.forget(range(51))
+        eventually(lambda: not attempts(fence), "none is left")
+    finally:
+        gc.enable()
+
+
 # ---- what comes back
 
 
@@ -220,9 +270,9 @@ def test_results_errors_and_progress_come_back(is_async: bool) -> None:
     async def bad_async() -> None:
         bad()
 
-    ended = slots.run(good_async if is_async else good, 3, args='{"n":7}')
+    ended = slots.run(good_async if is_async else good, 3, fence=8, args='{"n":7}')
     assert (ended.outcome, bytes(ended.result)) == (Outcome.SUCCESS, b'"worker-1 7"')
-    assert slots.progress.get(timeout=PATIENCE_S) == (3, 50.0, "half")
+    assert slots.progress.get(timeout=PATIENCE_S) == (8, 50.0, "half")
     failed = slots.run(bad_async if is_async else bad)
     assert failed.outcome is Outcome.FAILED
     assert "boom" in str(failed.error) and failed.retry_in_s is not None
@@ -253,7 +303,7 @@ def test_log_lines_of_a_handler_are_marked_with_its_task_and_those_after_it_are_
     slots, seen = Slots(1), queue.Queue[object]()
 
     def look() -> None:
-        seen.put(current_task.get())
+        seen.put(current_task())
 
     async def look_async() -> None:
         look()
@@ -279,10 +329,11 @@ def test_the_deadline_of_an_attempt_is_its_start_and_its_timeout() -> None:
 # ---- taking back
 
 
-def test_only_what_has_not_started_is_taken_back_and_never_runs() -> None:
+@pytest.mark.parametrize("kinds", [(False,), (True,), (False, True), (True, False, False)], ids=str)
+def test_only_what_has_not_started_is_taken_back_and_never_runs(kinds: tuple[bool, ...]) -> None:
     slots = Slots(1)
-    slots.pool.submit([slots.gated(number) for number in range(6)])
-    slots.gate.next()
+    slots.pool.submit([slots.gated(number, kinds[number % len(kinds)]) for number in range(6)])
+    assert slots.gate.next() == 0
     assert [job.cell for job in slots.pool.take_back({0, 2, 4, 99})] == [2, 4]
     assert [job.cell for job in slots.pool.waiting()] == [0, 1, 3, 5]
     assert [job.cell for job in slots.pool.take_back(None)] == [1, 3, 5]
@@ -291,6 +342,9 @@ def test_only_what_has_not_started_is_taken_back_and_never_runs() -> None:
     slots.outcome(0)
     slots.wait_free()
     assert slots.ended.empty() and slots.gate.entered.empty()
+    slots.pool.submit([slots.gated(7, kinds[0])])
+    slots.gate.open(7)
+    slots.outcome(7)
 
 
 # ---- no thread to be had
@@ -463,6 +517,26 @@ def test_a_job_cancelled_in_the_moment_of_its_start_sees_that_and_frees_its_slot
         slots.pool.cancel(cell, "cancel")
         assert slots.outcome(cell).outcome in (Outcome.SUCCESS, Outcome.CANCELLED)
     slots.wait_free()
+
+
+@KINDS
+def test_what_was_asked_to_stop_before_it_has_begun_is_told_as_it_begins(is_async: bool) -> None:
+    slots = Slots(1)
+
+    def handler(attempt: Attempt) -> bool:
+        return attempt.stopping
+
+    async def handler_async(attempt: Attempt) -> bool:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        return attempt.stopping
+
+    slots.pool.submit([slots.gated(0), job_of(handler_async if is_async else handler, 1)])
+    slots.gate.next()
+    slots.pool.cancel(1, "cancel")
+    slots.gate.open(0)
+    slots.outcome(0)
+    assert bytes(slots.outcome(1).result) == b"true"
 
 
 def test_cancel_all_asks_everything_that_runs() -> None:

@@ -25,8 +25,9 @@ from shiftboss.actors.carrier import Carrier
 from shiftboss.actors.claimer import Claimer
 from shiftboss.actors.layout import CELL_BYTES
 from shiftboss.actors.messages import Execute, Hello
+from shiftboss.actors.outcomes import Outcomes
 from shiftboss.actors.peers import Peer
-from shiftboss.actors.running import Job, Outcomes, Pool
+from shiftboss.actors.running import Job, Pool
 from shiftboss.actors.table import Table
 from shiftboss.attempt import Attempt, run_sync
 from shiftboss.config import Settings

@@ -30,7 +30,7 @@ def restored_logging() -> Iterator[None]:
         if isinstance(logger, logging.Logger):
             logger.disabled = False
     bind_worker(str)
-    bind_task.at_end = None
+    bind_task.at_end, bind_task.half_lines = None, ()
 
 
 @contextmanager

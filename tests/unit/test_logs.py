@@ -136,20 +136,20 @@ def test_threads_and_asyncio_tasks_each_have_their_own_task() -> None:
     async def run(name: str) -> None:
         with bind_task(name, "t", 1, "q"):
             await asyncio.sleep(0)
-            bound = current_task.get()
+            bound = current_task()
             seen.append(bound and bound.task_id)
 
     async def both() -> None:
         await asyncio.gather(run("a"), run("b"))
 
     with bind_task("outer", "t", 1, "q"):
-        thread = threading.Thread(target=lambda: seen.append(current_task.get() and "leaked"))
+        thread = threading.Thread(target=lambda: seen.append(current_task() and "leaked"))
         thread.start()
         thread.join()
         asyncio.run(both())
-        assert current_task.get() == ("outer", "t", 1, "q")
+        assert current_task() == ("outer", "t", 1, "q")
     assert seen == [None, "a", "b"]
-    assert current_task.get() is None
+    assert current_task() is None
 
 
 def test_a_line_that_goes_through_a_queue_keeps_its_task() -> None:

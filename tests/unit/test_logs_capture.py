@@ -13,12 +13,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from journald_double import Journald
 from log_harness import capture, restored_logging  # noqa: F401  a fixture
 
-from shiftboss.context import AttemptLogger
+from shiftboss.attempt import run_async, run_sync
+from shiftboss.context import Attempt, AttemptLogger
+from shiftboss.handler import Task
 from shiftboss.logs import bind_task, capture_output, close_logging, configure_logging, reclaim_logging
+from shiftboss.model import Claim
 
 Lines = list[tuple[str, str | None]]
 
@@ -70,15 +74,50 @@ def test_a_line_is_whole_at_its_newline_or_when_its_task_ends(journald: Journald
     assert lines(journald) == [("nobody's", None)]
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_what_a_handler_logs_and_prints_is_its_tasks_and_half_a_line_ends_with_its_attempt(
+    journald: Journald, is_async: bool
+) -> None:
+    capture_output()
+
+    def talk() -> None:
+        logging.getLogger("app").warning("logged")
+        print("printed\nhalf a line", end="")
+        print("half an error", end="", file=sys.stderr)
+        with bind_task("another", "t", 1, "q"):
+            print("its")
+
+    async def talk_async() -> None:
+        talk()
+
+    handler: Task[..., object] = Task(talk_async if is_async else talk, type="test:talk")
+    claim = Claim(
+        task_id="0190", fence=1, attempt=2, type="test:talk", queue="q", priority=0, args=msgspec.Raw(b"{}"), max_attempts=3,
+        timeout_s=None, running=True, enqueued_at=0.0, due_at=0.0,
+    )  # fmt: skip
+    attempt = Attempt(claim, worker_id="w")
+    _ = asyncio.run(run_async(handler, claim, attempt)) if is_async else run_sync(handler, claim, attempt)
+    told = [(entry["MESSAGE"][0].rpartition(" attempt ")[2], entry["TASK_ID"][0]) for entry in journald.entries()]
+    assert told == [
+        ("2] app logged", "0190"),
+        ("2] stdout: printed", "0190"),
+        ("1] stdout: its", "another"),
+        ("2] stdout: half a line", "0190"),
+        ("2] stderr: half an error", "0190"),
+    ]
+    print("nobody's")
+    assert lines(journald) == [("nobody's", None)]
+
+
 def test_a_line_of_the_attempts_log_does_not_end_a_printed_one(journald: Journald) -> None:
     capture_output()
 
-    class Attempt:
+    class Known:
         task_id, type, number, queue = "0190", "t", 1, "q"
 
     with bind_task("0190", "t", 1, "q"):
         print("half", end="")
-        AttemptLogger(logging.getLogger("shiftboss.task"), Attempt()).info("between")  # type: ignore[arg-type]
+        AttemptLogger(logging.getLogger("shiftboss.task"), Known()).info("between")  # type: ignore[arg-type]
         assert [entry["SHIFTBOSS_EVENT"] for entry in journald.entries()] == [["task.log"]]
         print(" a line")
         assert lines(journald) == [("half a line", "0190")]

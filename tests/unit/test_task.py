@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -445,9 +446,20 @@ def test_what_an_attempt_knows() -> None:
     assert attempt.remaining_s() == 0.0
 
 
+def test_an_attempt_began_when_its_clock_says_and_without_one_when_the_machines_does() -> None:
+    clock = ManualClock()
+    clock.advance(90)
+    assert run_sync(send, claim_of(send, 1), Attempt(claim_of(send, 1), worker_id="w", clock=clock)).started_at == (
+        clock.now().timestamp()
+    )
+    before_s = time.time()
+    started_at = run_sync(send, claim_of(send, 1), Attempt(claim_of(send, 1), worker_id="w")).started_at
+    assert started_at is not None and before_s <= started_at <= time.time()
+
+
 def test_progress_is_bounded_and_can_be_stored() -> None:
     seen: list[tuple[float, str]] = []
-    attempt = Attempt(claim_of(send, 1), worker_id="w", on_progress=lambda percent, note: seen.append((percent, note)))
+    attempt = Attempt(claim_of(send, 1), worker_id="w", on_progress=lambda _claim, percent, note: seen.append((percent, note)))
     attempt.progress(10)
     attempt.progress(1e9, "a\0\ud800" + "x" * 1_000)
     assert seen[0] == (10.0, "")
