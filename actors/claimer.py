@@ -86,6 +86,7 @@ class Claimer(ProcessActor):
         self._worker_id = ""
         self._is_ready = False
         self._owes_sweep = False  # one was left out because an executor had not yet said what it holds
+        self._round_is_next = False  # its tick is in our mailbox
         self._landing = False  # no round starts before those under way have landed
         self._leaving = False
         self._sleeping = False
@@ -298,15 +299,23 @@ class Claimer(ProcessActor):
 
     def _soon(self, delay_s: float = 0.0) -> None:
         """Have a round, unless the database is away: then the next one waits for its time, whatever comes in."""
-        if not self._outage.lasting:
+        if self._outage.lasting:
+            return
+        if delay_s:
             self._timer.sooner("round", delay_s)
+        elif not self._round_is_next:  # without the timer's thread: whoever enqueues waits for it
+            self._round_is_next = True
+            self.actor_ref.tell(Tick("round"))
 
     def _due_round(self) -> None:
-        if not self._outage.waits:  # else its tick was in our mailbox already when the database went away
-            self._round()
+        self._round_is_next = False
+        if self._outage.waits:
+            return  # its tick was in our mailbox already when the database went away; the timer has the next one
+        self._timer.cancel("round")
+        self._round()
 
     def _round(self) -> None:
-        """One round; started by the timer of that name, so that any number of reasons make one round."""
+        """One round; started by a tick of that name, so that any number of reasons make one round."""
         if not self._board.worker_id:
             self._timer.after("round", FIRST_POLL_S)
             return
