@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 LogLine: TypeAlias = dict[str, Any]
+
+_BEGIN: Final = b'{"ts": '
 
 
 class Tail:
@@ -27,12 +29,16 @@ class Tail:
 
 
 def parse(data: bytes) -> Iterator[LogLine]:
-    """The events of a log; what is not JSON (user code, torn lines) is left out."""
+    """The events of a log; what is not JSON (user code, torn lines) is left out.
+
+    A line may begin in the middle of another: a process that crashes writes its stacks in pieces, past everybody's logging.
+    """
     for text in data.splitlines():
-        if not text.startswith(b"{"):
+        begin = text.find(_BEGIN)
+        if begin < 0:
             continue
         try:
-            line = json.loads(text)
+            line = json.loads(text[begin:])
         except ValueError:
             continue
         if isinstance(line, dict):

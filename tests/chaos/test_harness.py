@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import injectors, invariants, ledger, preload, schedule
+from tests.chaos import injectors, invariants, ledger, logs, preload, schedule
 from tests.chaos.invariants import Evidence
 from tests.chaos.ledger import Ledger
 from tests.chaos.rows import AttemptRow, Rows, TaskRow
@@ -206,3 +206,13 @@ def test_the_ledger_is_read_as_it_was_written_and_survives_a_closed_descriptor(t
     assert found.tried == found.acknowledged == {TASK}
     with pytest.raises(ValueError, match="no line of a ledger"):
         Ledger().add_all(["S torn"])
+
+
+def test_a_log_line_that_begins_inside_a_crash_report_is_read() -> None:
+    log = b"""\
+  File "link.py", line 81 in {"ts": "2026-01-01T00:00:00.000Z", "event": "service.ready"}
+submit
+{"ts": "2026-01-01T00:00:00.001Z", "event": "task.log", "message": "{\\"ts\\": \\"2026\\", \\"event\\": \\"service.stopped\\"}"}
+{"ts": "2026-01-01T00:00:00.002Z", "event": "torn
+"""
+    assert [line["event"] for line in logs.parse(log)] == ["service.ready", "task.log"]
