@@ -92,7 +92,7 @@ class Client:
         if tx is None:
             self.refuse_in_event_loop("enqueue", "aenqueue")
         new = task.new_task(args, kwargs, self.max_args_bytes)
-        return self._handle(self._store_tasks([new], tx)[0], task, tx)
+        return self._handle(self._store_tasks([new], tx, fresh=True)[0], task, tx)
 
     @overload
     async def aenqueue(self, task: BoundTask[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
@@ -103,7 +103,7 @@ class Client:
         if isinstance(task, str):
             return await self.aenqueue_by_name(task, kwargs)
         new = task.new_task(args, kwargs, self.max_args_bytes)
-        return self._handle((await self._astore_tasks([new], task.options.tx))[0], task, task.options.tx)
+        return self._handle((await self._astore_tasks([new], task.options.tx, fresh=True))[0], task, task.options.tx)
 
     def enqueue_by_name(self, type_name: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> Handle[Any]:
         """Store a task of a type whose handler this process need not have imported.
@@ -118,7 +118,7 @@ class Client:
         if (tx := options.get("tx")) is None:
             self.refuse_in_event_loop("enqueue_by_name", "aenqueue_by_name")
         new = self._new_by_name(type_name, arguments or {}, options)
-        return self._handle(self._store_tasks([new], tx)[0], registry.find(type_name), tx)
+        return self._handle(self._store_tasks([new], tx, fresh=True)[0], registry.find(type_name), tx)
 
     async def aenqueue_by_name(
         self,
@@ -129,7 +129,7 @@ class Client:
         """`enqueue_by_name` for a running event loop."""
         new = self._new_by_name(type_name, arguments or {}, options)
         tx = options.get("tx")
-        return self._handle((await self._astore_tasks([new], tx))[0], registry.find(type_name), tx)
+        return self._handle((await self._astore_tasks([new], tx, fresh=True))[0], registry.find(type_name), tx)
 
     def enqueue_many(self, prepared: Iterable[Prepared[R]], *, tx: object | None = None) -> list[Handle[R]]:
         """Store many prepared tasks (`send.prepare(42)`), in their order, thousands in one statement.
@@ -237,16 +237,17 @@ class Client:
             raise
         return store
 
-    def _store_tasks(self, tasks: Sequence[NewTask], tx: object | None) -> list[Enqueued]:
+    def _store_tasks(self, tasks: Sequence[NewTask], tx: object | None, *, fresh: bool = False) -> list[Enqueued]:
+        """`fresh`: made for this call, see `Store.enqueue`. What was prepared may have been sent before, by whoever."""
         if tx is not None:
-            return transaction.enqueue_in(tx, self.database_url, tasks, self._now())
+            return transaction.enqueue_in(tx, self.database_url, tasks, self._now(), fresh=fresh)
         with self._pool.use() as store:
-            return store.enqueue(tasks)
+            return store.enqueue(tasks, fresh=fresh)
 
-    async def _astore_tasks(self, tasks: Sequence[NewTask], tx: object | None) -> list[Enqueued]:
+    async def _astore_tasks(self, tasks: Sequence[NewTask], tx: object | None, *, fresh: bool = False) -> list[Enqueued]:
         if tx is not None:
-            return await transaction.aenqueue_in(tx, self.database_url, tasks, self._now())
-        return await loop.to_thread(self._store_tasks, tasks, None)
+            return await transaction.aenqueue_in(tx, self.database_url, tasks, self._now(), fresh=fresh)
+        return await loop.to_thread(self._store_tasks, tasks, None, fresh=fresh)
 
     def _now(self) -> datetime | None:
         return None if self._store_clock is None else self._store_clock.now()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from types import TracebackType
 from typing import Final
 
 from shiftboss.errors import ShiftbossError, StoreUnavailable
@@ -23,7 +24,10 @@ class _Stores:
     def __init__(self, limit: int) -> None:
         self.pid = os.getpid()
         self.lock = threading.Lock()
-        self.free = threading.BoundedSemaphore(limit)
+        # One for each store that may be in use. Written in C: a semaphore is Python, and on the way of every enqueue.
+        self.permits: SimpleQueue[None] = SimpleQueue()
+        for _ in range(limit):
+            self.permits.put(None)
         self.idle: list[Store] = []
         self.closed = False
 
@@ -36,27 +40,36 @@ class StorePool:
         self._limit = limit
         self._stores = _Stores(limit)
 
-    @contextlib.contextmanager
-    def use(self) -> Iterator[Store]:
-        """A store that no one else uses inside the block.
+    def use(self) -> _Use:
+        """A context: a store that no one else uses inside the block.
 
         Raises:
             StoreUnavailable: all were in use for 30 seconds, or the database cannot be reached.
         """
+        return _Use(self)
+
+    def borrow(self) -> tuple[_Stores, Store]:
+        """A store, until `give_back` is called with what this returned; see `use`."""
         stores = self._of_this_process()
-        if not stores.free.acquire(timeout=_WAIT_S):
+        try:
+            stores.permits.get(timeout=_WAIT_S)
+        except Empty:
             raise StoreUnavailable(
                 f"all {self._limit} connections of this client were in use for {_WAIT_S:g} s; raise max_connections or look for "
                 "what holds them"
-            )
+            ) from None
         try:
-            store = self._take(stores)
-            try:
-                yield store
-            finally:
-                self._give_back(stores, store)
+            return stores, self._take(stores)
+        except BaseException:
+            stores.permits.put(None)
+            raise
+
+    def give_back(self, stores: _Stores, store: Store) -> None:
+        """The end of what `borrow` began."""
+        try:
+            self._keep(stores, store)
         finally:
-            stores.free.release()
+            stores.permits.put(None)
 
     def close(self) -> None:
         """Close what is idle now, and the others when they come back."""
@@ -83,7 +96,7 @@ class StorePool:
                 return stores.idle.pop()
         return self._open_one()
 
-    def _give_back(self, stores: _Stores, store: Store) -> None:
+    def _keep(self, stores: _Stores, store: Store) -> None:
         with stores.lock:
             if not stores.closed and stores.pid == os.getpid():
                 stores.idle.append(store)
@@ -92,3 +105,19 @@ class StorePool:
             store.close()
         else:
             _inherited.append(store)
+
+
+class _Use:
+    """What `StorePool.use` returns; a generator as a context costs three times as much."""
+
+    __slots__ = ("_borrowed", "_pool")
+
+    def __init__(self, pool: StorePool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> Store:
+        self._borrowed = self._pool.borrow()
+        return self._borrowed[1]
+
+    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None) -> None:
+        self._pool.give_back(*self._borrowed)

@@ -48,12 +48,15 @@ def kind_of(database_url: str) -> Database:
     raise StoreError(f"database URL {scheme}://…: write sqlite:///file.db or postgresql://user@host/database")
 
 
-def enqueue_in(tx: object, database_url: str, tasks: Sequence[NewTask], now: datetime | None = None) -> list[Enqueued]:
+def enqueue_in(
+    tx: object, database_url: str, tasks: Sequence[NewTask], now: datetime | None = None, *, fresh: bool = False
+) -> list[Enqueued]:
     """Store tasks in the transaction of a sync connection or session.
 
     Args:
         database_url: the client's; `tx` must be a connection to the same kind of database, for SQLite to the same file.
         now: replaces the database's clock, in tests.
+        fresh: see `Store.enqueue`.
 
     Raises:
         TransactionError: it cannot be joined. The driver's own errors pass through.
@@ -65,19 +68,21 @@ def enqueue_in(tx: object, database_url: str, tasks: Sequence[NewTask], now: dat
             return _through_sqlite3(connection, database_url, tasks, now)
         case "psycopg":
             _same_kind("postgresql", database_url)
-            return _through_psycopg(connection, tasks, now)
+            return _through_psycopg(connection, tasks, now, fresh)
         case "alchemy" | "alchemy-session":
             return _through_alchemy(connection, database_url, tasks, now)
     raise TransactionError(f"tx is an async {type(tx).__name__}: await aenqueue() instead of enqueue()")
 
 
-async def aenqueue_in(tx: object, database_url: str, tasks: Sequence[NewTask], now: datetime | None = None) -> list[Enqueued]:
+async def aenqueue_in(
+    tx: object, database_url: str, tasks: Sequence[NewTask], now: datetime | None = None, *, fresh: bool = False
+) -> list[Enqueued]:
     """`enqueue_in` for an async connection or session."""
     kind, connection = _recognised(tx)
     match kind:
         case "psycopg-async":
             _same_kind("postgresql", database_url)
-            return await _through_async_psycopg(connection, tasks, now)
+            return await _through_async_psycopg(connection, tasks, now, fresh)
         case "alchemy-async" | "alchemy-async-session":
             # SQLAlchemy's own bridge: runs the sync code on the sync face of this connection.
             stored: list[Enqueued] = await connection.run_sync(_through_alchemy, database_url, tasks, now)
@@ -155,7 +160,7 @@ def _through_sqlite(execute: _Execute, database_url: str, tasks: Sequence[NewTas
 # ---- psycopg
 
 
-def _through_psycopg(connection: Any, tasks: Sequence[NewTask], now: datetime | None) -> list[Enqueued]:
+def _through_psycopg(connection: Any, tasks: Sequence[NewTask], now: datetime | None, fresh: bool) -> list[Enqueued]:
     from shiftboss.store.postgres.enqueue import enqueue_in as enqueue_in_postgres
     from shiftboss.store.postgres.enqueue import psycopg_sql
 
@@ -173,10 +178,10 @@ def _through_psycopg(connection: Any, tasks: Sequence[NewTask], now: datetime | 
             rows: Sequence[Any] = cursor.fetchall() if cursor.description else []
             return rows
 
-    return enqueue_in_postgres(execute, tasks, in_transaction=in_transaction, now=now)
+    return enqueue_in_postgres(execute, tasks, in_transaction=in_transaction, now=now, fresh=fresh)
 
 
-async def _through_async_psycopg(connection: Any, tasks: Sequence[NewTask], now: datetime | None) -> list[Enqueued]:
+async def _through_async_psycopg(connection: Any, tasks: Sequence[NewTask], now: datetime | None, fresh: bool) -> list[Enqueued]:
     from shiftboss.store.postgres.enqueue import aenqueue_in as aenqueue_in_postgres
     from shiftboss.store.postgres.enqueue import psycopg_sql
 
@@ -193,7 +198,7 @@ async def _through_async_psycopg(connection: Any, tasks: Sequence[NewTask], now:
             rows: Sequence[Any] = await cursor.fetchall() if cursor.description else []
             return rows
 
-    return await aenqueue_in_postgres(execute, tasks, in_transaction=in_transaction, now=now)
+    return await aenqueue_in_postgres(execute, tasks, in_transaction=in_transaction, now=now, fresh=fresh)
 
 
 def _psycopg_transaction(psycopg: Any, connection: Any) -> bool:

@@ -228,8 +228,12 @@ class Store(Protocol):
 
     # ---- producers
 
-    def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
-        """Store all of them in one statement and transaction; wakes sleeping claimers. In the order given."""
+    def enqueue(self, tasks: Sequence[NewTask], *, fresh: bool = False) -> list[Enqueued]:
+        """Store all of them in one transaction; wakes sleeping claimers. In the order given.
+
+        Args:
+            fresh: their ids were made for this call and nobody has sent them before, so none of them can have ended.
+        """
         ...
 
     def get(self, task_id: str) -> TaskView | None:

@@ -144,6 +144,15 @@ def test_many_in_order_with_keys(client: Client, monkeypatch: pytest.MonkeyPatch
     assert client.enqueue_many([]) == []
 
 
+def test_a_prepared_task_that_is_sent_again_after_its_end_is_not_stored_again(client: Client) -> None:
+    prepared = send.prepare(1)
+    (handle,) = client.enqueue_many([prepared])
+    end(client, handle.id, Outcome.SUCCESS)
+    assert [again.existing for again in client.enqueue_many([prepared])] == [True]
+    assert [again.existing for again in client.enqueue_many([send.prepare(2), prepared])] == [False, True]
+    assert handle.status() is TaskState.COMPLETED
+
+
 def test_many_respect_the_size_limit_and_want_prepared_tasks(database_url: str) -> None:
     with Client(database_url, max_args_bytes=100) as client:
         with pytest.raises(ArgumentsError, match="max_args_bytes=100"):

@@ -21,6 +21,7 @@ _FLOAT8: Final = struct.Struct("!id")
 _INT8: Final = struct.Struct("!iq")
 _UUID_LENGTH: Final = "00000010"
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_NO_TEXT: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 
 def text_array(values: Iterable[str | None]) -> str:
@@ -118,6 +119,11 @@ def storable(text: str | None, limit: int | None = None) -> str | None:
     if "\x00" in text:
         text = text.replace("\x00", "\ufffd")
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def may_be_no_text(json: bytes) -> bool:
+    """Whether JSON may name a NUL or half a surrogate pair: a json column takes it, and who reads it as text is refused."""
+    return b"\\u" in json and _NO_TEXT.search(json) is not None
 
 
 def ascii_only(text: str | None) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -10,6 +10,7 @@ import msgspec
 
 from shiftboss.errors import StoreUnavailable
 from shiftboss.model import Enqueued, NewTask
+from shiftboss.store.postgres.arrays import may_be_no_text
 from shiftboss.store.postgres.sqltext import named_queries, psycopg_sql
 
 __all__ = ["Execute", "ExecuteAsync", "aenqueue_in", "enqueue_in", "psycopg_sql"]
@@ -43,20 +44,23 @@ class _Row(msgspec.Struct, omit_defaults=True):
     at: datetime | None = None
 
 
-def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None) -> _Plan:
+def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None, *, fresh: bool = False, refused: bool = False) -> _Plan:
     """What to execute, step by step: yields statements, is sent their rows, returns what became of each task.
 
-    `now` replaces the database's clock, in tests.
+    Args:
+        now: replaces the database's clock, in tests.
+        fresh: see `Store.enqueue`.
+        refused: the first statement has been executed, and none of the tasks was stored.
     """
     done: dict[str, Enqueued] = {}
     left = {task.id: task for task in tasks}
     for _ in range(_MAX_ROUNDS):
         if not left:
             return _in_order(tasks, done)
-        made = {"rows": rows_json(left.values(), now), "since": _made_s(min(left)) - _CLOCKS_APART_S, "now": now}
-        for row in (yield named_queries()["enqueue"], made):
+        for row in () if refused else (yield _insert(left, now, fresh)):
             done[row[0]] = Enqueued(id=row[0])
             left.pop(row[0], None)
+        refused = False
         if left:
             for task_id, existing_id in (yield named_queries()["find_existing"], {"rows": rows_json(left.values(), now)}):
                 if existing_id is not None:
@@ -65,9 +69,48 @@ def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None) -> _Plan
     raise StoreUnavailable(f"unique key {next(iter(left.values())).unique_key!r} kept changing hands while enqueueing: try again")
 
 
-def _made_s(task_id: str) -> float:
-    """When an id was made, in Unix seconds; for any other UUID than one of version 7, some moment."""
-    return int(task_id[:8] + task_id[9:13], 16) / 1e3
+def _insert(left: Mapping[str, NewTask], now: datetime | None, fresh: bool) -> _Statement:
+    if (task := alone(list(left.values()), fresh)) is not None:
+        return named_queries()["enqueue_one"], one_params(task, now)
+    made = {"rows": rows_json(left.values(), now), "since": made_since(left.values()), "now": now}
+    return named_queries()["enqueue"], made
+
+
+def alone(tasks: Sequence[NewTask], fresh: bool) -> NewTask | None:
+    """The one task that `enqueue_one` is for."""
+    if not fresh or len(tasks) != 1 or may_be_no_text(bytes(tasks[0].args)) or may_be_no_text(bytes(tasks[0].meta or b"")):
+        return None
+    return tasks[0]
+
+
+def one_params(task: NewTask, now: datetime | None) -> dict[str, str | None]:
+    """The parameters of `enqueue_one`."""
+    return {
+        "id": task.id,
+        "type": task.type,
+        "queue": task.queue,
+        "priority": str(task.priority),
+        "args": _json_text(task.args),
+        "max_attempts": None if task.max_attempts is None else str(task.max_attempts),
+        "timeout_s": None if task.timeout_s is None else repr(task.timeout_s),
+        "unique_key": task.unique_key,
+        "tags": msgspec.json.encode(task.tags).decode() if task.tags else None,
+        "meta": None if task.meta is None else _json_text(task.meta),
+        "delay_s": None if task.delay_s is None else repr(task.delay_s),
+        "run_at": None if task.run_at is None else task.run_at.isoformat(),
+        "now": None if now is None else now.isoformat(),
+    }
+
+
+def _json_text(json: msgspec.Raw) -> str:
+    return bytes(json).decode()
+
+
+def made_since(tasks: Iterable[NewTask]) -> float:
+    """When the oldest of their ids was made, in Unix seconds, less a day for clocks; for any other UUID than one of version 7,
+    some moment."""
+    oldest = min(task.id for task in tasks)
+    return int(oldest[:8] + oldest[9:13], 16) / 1e3 - _CLOCKS_APART_S
 
 
 def _in_order(tasks: Sequence[NewTask], done: dict[str, Enqueued]) -> list[Enqueued]:
@@ -105,7 +148,12 @@ def _row(task: NewTask, now: datetime | None) -> _Row:
 
 
 def enqueue_in(
-    execute: Execute, tasks: Sequence[NewTask], *, in_transaction: bool | None = None, now: datetime | None = None
+    execute: Execute,
+    tasks: Sequence[NewTask],
+    *,
+    in_transaction: bool | None = None,
+    now: datetime | None = None,
+    fresh: bool = False,
 ) -> list[Enqueued]:
     """Store tasks through the caller's connection; they become visible with the caller's commit.
 
@@ -115,14 +163,15 @@ def enqueue_in(
         execute: runs SQL with `:name` parameters and returns its rows. For psycopg translate with `psycopg_sql`.
         in_transaction: whether the connection is in a transaction, or begins one with its next statement;
             `None`: found out by trying.
+        fresh: see `Store.enqueue`.
 
     Raises:
         StoreUnavailable: a unique key kept changing hands. The driver's own errors pass through.
     """
     if not _savepoint(execute, in_transaction):
-        return _follow(plan_enqueue(tasks, now), execute)
+        return _follow(plan_enqueue(tasks, now, fresh=fresh), execute)
     try:
-        enqueued = _follow(plan_enqueue(tasks, now), execute)
+        enqueued = _follow(plan_enqueue(tasks, now, fresh=fresh), execute)
     except BaseException:
         execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {})
         execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})
@@ -154,13 +203,18 @@ def _follow(plan: _Plan, execute: Execute) -> list[Enqueued]:
 
 
 async def aenqueue_in(
-    execute: ExecuteAsync, tasks: Sequence[NewTask], *, in_transaction: bool | None = None, now: datetime | None = None
+    execute: ExecuteAsync,
+    tasks: Sequence[NewTask],
+    *,
+    in_transaction: bool | None = None,
+    now: datetime | None = None,
+    fresh: bool = False,
 ) -> list[Enqueued]:
     """`enqueue_in` for an async connection."""
     if not await _asavepoint(execute, in_transaction):
-        return await _afollow(plan_enqueue(tasks, now), execute)
+        return await _afollow(plan_enqueue(tasks, now, fresh=fresh), execute)
     try:
-        enqueued = await _afollow(plan_enqueue(tasks, now), execute)
+        enqueued = await _afollow(plan_enqueue(tasks, now, fresh=fresh), execute)
     except BaseException:
         await execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {})
         await execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})

@@ -50,6 +50,11 @@ class BoundedConnection(psycopg.Connection[Row]):
     bounded: bool = False  # the deadlines stand in the session: not behind a pooler, where the next transaction is another's
     pinned: bool = False  # and so do the plans of the hot path
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.uses: dict[str, int] = {}  # query -> how often it went the ordinary way; see prepared.py
+        self.prepared: set[str] = set()
+
     def wait(self, gen: pg_abc.PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         try:
             return super().wait(_bounded(gen, time.monotonic() + self.patience_s), *args, **kwargs)

@@ -76,6 +76,41 @@ WITH given AS (
 )
 SELECT CAST(stored.id AS text) FROM stored LEFT JOIN rung ON true;
 
+-- name: enqueue_one
+-- One task whose id was made for this very call: nobody can have sent it before, so the history is not asked. All values come as
+-- text, so that this is one prepared statement whichever of them are NULL. It rings as above, and only for what is due.
+INSERT INTO tasks (id, type, queue, priority, args, max_attempts, timeout_s, unique_key, tags, meta,
+                   enqueued_at, run_at, updated_at)
+VALUES (
+  CAST(:id AS uuid), :type, :queue, CAST(:priority AS smallint), CAST(:args AS json), CAST(:max_attempts AS integer),
+  CAST(:timeout_s AS double precision), :unique_key, CAST(:tags AS json), CAST(:meta AS json),
+  coalesce(CAST(:now AS timestamptz), statement_timestamp()),
+  coalesce(
+    coalesce(CAST(:now AS timestamptz), statement_timestamp()) + make_interval(secs => CAST(:delay_s AS double precision)),
+    CAST(:run_at AS timestamptz), CAST(:now AS timestamptz), statement_timestamp()),
+  coalesce(CAST(:now AS timestamptz), statement_timestamp()))
+ON CONFLICT DO NOTHING
+RETURNING CAST(id AS text), CASE WHEN run_at <= enqueued_at THEN (
+  SELECT CAST(pg_notify('shiftboss', '') AS text) FROM workers WHERE sleeping AND pg_notification_queue_usage() < 0.25 LIMIT 1) END;
+
+-- name: copy_tasks
+-- Many at once, in the binary form; see copying.py.
+COPY tasks (id, args, type, queue, priority, max_attempts, timeout_s, tags, meta, run_at, enqueued_at, updated_at)
+FROM STDIN (FORMAT binary);
+
+-- name: any_ended_between
+-- Whether any task has ended whose id is between these. Ids are in the order of their time.
+SELECT EXISTS (
+  SELECT 1 FROM task_history h WHERE h.id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
+    AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
+    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day');
+
+-- name: any_ended
+SELECT EXISTS (
+  SELECT 1 FROM unnest(CAST(:ids AS uuid[])) AS g(id) JOIN task_history h ON h.id = g.id
+  WHERE h.finished_at >= to_timestamp(CAST(:since AS double precision))
+    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day');
+
 -- name: find_existing
 -- Its own id first, alive or ended: whoever sends a batch again means that task, whoever has its unique key by now. The
 -- history is searched from the moment that the id was made, as above.

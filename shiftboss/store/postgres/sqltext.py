@@ -30,6 +30,12 @@ def psycopg_sql(sql: str) -> str:
     return _PARAMETER.sub(r"%(\1)s", sql.replace("%", "%%"))
 
 
+def numbered_sql(sql: str) -> tuple[str, tuple[str, ...]]:
+    """`:name` -> `$1` and so on, as the protocol has it; and the names in that order."""
+    names = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
+    return _PARAMETER.sub(lambda found: f"${names.index(found[1]) + 1}", sql), names
+
+
 @cache
 def named_queries() -> Mapping[str, str]:
     """Query name -> SQL with `:name` parameters, without comments; runs through SQLAlchemy's `text()` as it is."""

@@ -25,12 +25,14 @@ from shiftboss.store.base import (
 )
 from shiftboss.store.postgres import migrate, operate, rows
 from shiftboss.store.postgres.arrays import text_array
+from shiftboss.store.postgres.copying import copy_tasks
 from shiftboss.store.postgres.dsn import parse_dsn
-from shiftboss.store.postgres.enqueue import plan_enqueue
+from shiftboss.store.postgres.enqueue import alone, made_since, one_params, plan_enqueue
 from shiftboss.store.postgres.exchange import exchange
 from shiftboss.store.postgres.link import Link, bounds, run
 from shiftboss.store.postgres.listen import PostgresListener
 from shiftboss.store.postgres.params import is_uuid
+from shiftboss.store.postgres.prepared import run_prepared
 from shiftboss.store.postgres.sqltext import psycopg_sql
 from shiftboss.store.postgres.upkeep import Upkeep
 
@@ -85,10 +87,16 @@ class PostgresStore:
 
     # ---- producers
 
-    def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+    def enqueue(self, tasks: Sequence[NewTask], *, fresh: bool = False) -> list[Enqueued]:
         if not tasks:
             return []
-        plan = plan_enqueue(tasks, self._now())
+        now = self._now()
+        one = alone(tasks, fresh)
+        if one is not None and run_prepared(self._link, "enqueue_one", one_params(one, now)):
+            return [Enqueued(id=one.id)]
+        if copy_tasks(self._link, tasks, made_since(tasks), now):
+            return [Enqueued(id=task.id) for task in tasks]
+        plan = plan_enqueue(tasks, now, fresh=fresh, refused=one is not None)
         try:
             statement = next(plan)
             while True:

@@ -14,6 +14,7 @@ import re
 import select
 import socket
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +29,7 @@ _MAX_NAME_CHARS: Final = 60
 def ring(path: str | Path) -> int:
     """Wake every claimer that listens beside the database at `path`; never waits, never raises. How many were told."""
     try:
-        folder = os.open(beside(Path(path), ".bells"), _FOLDER_FLAGS)
+        folder = os.open(_folder(path), _FOLDER_FLAGS)
     except OSError:
         return 0  # nobody has ever listened here
     try:
@@ -38,6 +39,11 @@ def ring(path: str | Path) -> int:
         return 0
     finally:
         os.close(folder)
+
+
+@lru_cache(maxsize=64)  # on the way of every enqueue
+def _folder(path: str | Path) -> str:
+    return str(beside(Path(path), ".bells"))
 
 
 def _ring_all(folder: int, names: list[str]) -> int:

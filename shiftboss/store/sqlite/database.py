@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +48,27 @@ class Database:
                 self._roll_back(connection)
                 raise
 
+    def write_one(self, statement: str, values: Callable[[], tuple[object, ...]]) -> int:
+        """One statement alone on this file, which is its own transaction; how many rows it wrote. Without the contexts of
+        `write`, which cost a single enqueue a tenth of its time.
+
+        Args:
+            values: asked once it is our turn, for whoever takes the time.
+
+        Raises:
+            As for `write`.
+        """
+        try:
+            self._lock.take()
+            try:
+                return self._connected().execute(statement, values()).rowcount
+            finally:
+                self._lock.leave()
+        except (sqlite3.Error, *DATA_ERRORS) as error:
+            if isinstance(error, ShiftbossError):
+                raise
+            raise self._settled(error) from error
+
     @contextlib.contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
         """One snapshot for all statements of the block; waits for nobody."""
@@ -78,10 +99,14 @@ class Database:
         except (sqlite3.Error, *DATA_ERRORS) as error:
             if isinstance(error, ShiftbossError):
                 raise
-            ours = translate(error, self.path)
-            if isinstance(ours, StoreUnavailable | StoreCorrupt):
-                self._disconnect()
-            raise ours from error
+            raise self._settled(error) from error
+
+    def _settled(self, error: Exception) -> ShiftbossError:
+        """What to raise for it; after one that leaves the connection in doubt it is closed."""
+        ours = translate(error, self.path)
+        if isinstance(ours, StoreUnavailable | StoreCorrupt):
+            self._disconnect()
+        return ours
 
     def _connected(self) -> sqlite3.Connection:
         if self._closed:

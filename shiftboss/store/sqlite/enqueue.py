@@ -23,7 +23,7 @@ _TRIES: Final = 10
 def enqueue(connection: sqlite3.Connection, tasks: Sequence[NewTask], now: datetime) -> list[Enqueued]:
     """`enqueue_in` on a connection of our own, in a write transaction: most batches hold nothing but new tasks."""
     moment = to_text(now)
-    rows = [_row(task, now, moment) for task in tasks]
+    rows = [row_of(task, now, moment) for task in tasks]
     connection.execute(SQL["savepoint"])
     try:
         if connection.executemany(SQL["enqueue_one"], rows).rowcount == len(rows):
@@ -61,11 +61,13 @@ def enqueue_in(execute: Execute, tasks: Sequence[NewTask], now: datetime) -> lis
 
 def _insert(execute: Execute, tasks: Sequence[NewTask], now: datetime) -> set[str]:
     moment = to_text(now)
-    rows = msgspec.json.encode([_row(task, now, moment) for task in tasks]).decode()
+    rows = msgspec.json.encode([row_of(task, now, moment) for task in tasks]).decode()
     return {row[0] for row in execute(SQL["enqueue"], {"rows": rows})}
 
 
-def _row(task: NewTask, now: datetime, moment: str) -> tuple[object, ...]:
+def row_of(task: NewTask, now: datetime, moment: str | None = None) -> tuple[object, ...]:
+    """The values of `enqueue_one`. `moment`: `now` as text, for those who have many."""
+    moment = moment or to_text(now)
     # JSON values travel as text inside the JSON array, so that they are stored to the letter.
     run_at = after(now, task.delay_s) if task.delay_s is not None else task.run_at
     return (

@@ -34,15 +34,24 @@ class WriteLock:
         Raises:
             StoreUnavailable: someone else kept it for `wait_s` seconds; the message names the process.
         """
+        self.take()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def take(self) -> None:
+        """Wait for the lock; `leave` has to follow. Raises as `held` does, and then there is nothing to leave."""
         fd = self._open()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            fd = self._wait(fd)
-        try:
-            yield
-        finally:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            self._wait(fd)
+
+    def leave(self) -> None:
+        """Let the next one in."""
+        if self._fd is not None:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
         """Give the descriptor back; the next use opens the file again."""
@@ -60,11 +69,11 @@ class WriteLock:
                 ) from error
         return self._fd
 
-    def _wait(self, fd: int) -> int:
+    def _wait(self, fd: int) -> None:
         # flock has no deadline, so a thread blocks in it and we wait for the thread: nobody polls, the queue stays fair.
         waiter = _Waiter(fd)
         if waiter.wait(self._wait_s):
-            return fd
+            return
         self._fd = None  # from here on the descriptor is the thread's
         raise StoreUnavailable(
             f"the write lock {self._path} was not free within {self._wait_s:g} s{_held_by(self._path)}. "

@@ -30,7 +30,7 @@ from shiftboss.store.base import (
 from shiftboss.store.sqlite import files, leader, migrate, operators
 from shiftboss.store.sqlite.bells import Doorbell, ring
 from shiftboss.store.sqlite.database import LOCK_WAIT_S, Database
-from shiftboss.store.sqlite.enqueue import enqueue
+from shiftboss.store.sqlite.enqueue import enqueue, row_of
 from shiftboss.store.sqlite.exchange import exchange
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import after, from_text, to_text
@@ -107,11 +107,19 @@ class SqliteStore:
 
     # ---- producers
 
-    def enqueue(self, tasks: Sequence[NewTask]) -> list[Enqueued]:
+    def enqueue(
+        self,
+        tasks: Sequence[NewTask],
+        *,
+        fresh: bool = False,  # noqa: ARG002  asking the history about one id costs next to nothing here
+    ) -> list[Enqueued]:
         if not tasks:
             return []
-        with self._database.write() as connection:
-            done = enqueue(connection, tasks, self.now())
+        if len(tasks) == 1 and self._database.write_one(SQL["enqueue_one"], lambda: row_of(tasks[0], self.now())) == 1:
+            done = [Enqueued(id=tasks[0].id)]
+        else:
+            with self._database.write() as connection:
+                done = enqueue(connection, tasks, self.now())
         ring(self.path)
         return done
 

@@ -1,0 +1,88 @@
+"""The shortest way to the server for a statement that runs all the time: what a cursor does for any statement is left out.
+
+A cursor looks up how to write each parameter and how to read each column, which costs as much as sending the row. Here all
+parameters and all columns are text, under one name that the server knows the statement by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+
+from psycopg import errors, generators, pq
+
+from shiftboss.store.postgres.link import BoundedConnection, Link
+from shiftboss.store.postgres.sqltext import named_queries, numbered_sql, queries
+
+TextRow = tuple[str | None, ...]
+
+
+def run_prepared(link: Link, query: str, params: Mapping[str, str | None]) -> list[TextRow]:
+    """The rows of one pinned query of text parameters, in a transaction of its own.
+
+    The ordinary way the first few times, behind a pooler, and for whatever has to be refused.
+    """
+    values = _encoded(params, _numbered(query)[1])
+    if values is not None:
+        with link.connected() as connection:
+            if _is_prepared(connection, query):
+                rows = _execute(connection, query, values)
+                if rows is not None:
+                    return rows
+    return [tuple(row) for row in link.alone(queries()[query], params, pinned=True, prepare=False).fetchall()]
+
+
+def _is_prepared(connection: BoundedConnection, query: str) -> bool:
+    if query in connection.prepared:
+        return True
+    # Pinned: the ordinary way has been taken before. Without a threshold nothing may be prepared here.
+    if not (connection.bounded and connection.pinned) or connection.prepare_threshold is None:
+        return False
+    if connection.info.encoding != "utf-8":
+        return False
+    uses = connection.uses.get(query, 0) + 1
+    connection.uses[query] = uses
+    if uses < connection.prepare_threshold:
+        return False
+    connection.execute(f"PREPARE {_name(query)} AS {_numbered(query)[0]}", prepare=False)
+    connection.prepared.add(query)
+    return True
+
+
+def _execute(connection: BoundedConnection, query: str, values: list[bytes | None]) -> list[TextRow] | None:
+    """`None`: the server does not know the statement any more, and has done nothing."""
+    connection.pgconn.send_query_prepared(_name(query).encode(), values)
+    results = connection.wait(generators.execute(connection.pgconn))
+    for result in results:  # the last may be an error of the commit
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            error = errors.error_from_result(result, encoding="utf-8")
+            if isinstance(error, errors.InvalidSqlStatementName):  # psycopg has all forgotten after a rollback
+                connection.prepared.discard(query)
+                return None
+            raise error
+    (result,) = results
+    return [tuple(_text(result, row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
+
+
+def _text(result: pq.abc.PGresult, row: int, column: int) -> str | None:
+    value = result.get_value(row, column)
+    return None if value is None else value.decode()
+
+
+def _encoded(params: Mapping[str, str | None], names: Iterable[str]) -> list[bytes | None] | None:
+    """`None` when one of them is no text to PostgreSQL: libpq would cut it off at a NUL without a word."""
+    texts = [params[name] for name in names]
+    try:
+        values = [None if text is None else text.encode() for text in texts]
+    except UnicodeEncodeError:
+        return None
+    return None if b"\0" in b"".join(filter(None, values)) else values
+
+
+def _name(query: str) -> str:
+    return f"shiftboss_{query}"
+
+
+@cache
+def _numbered(query: str) -> tuple[str, tuple[str, ...]]:
+    return numbered_sql(named_queries()[query])
