@@ -42,7 +42,7 @@ from shiftboss.store.postgres.params import (
     claim_params,
     complete_params,
     counter_params,
-    duration_of,
+    durations_of,
     end_params,
     is_uuid,
     key_params,
@@ -230,12 +230,12 @@ def _applied(answers: Iterable[tuple[psycopg.Cursor[Row], _End]], tally: Tally) 
             for task_id, fence, type_, attempt, status in cursor.fetchall():
                 item, state = told[task_id, fence], TaskState(status)
                 applied[task_id, fence] = state
-                tally.add(Applied(type_, attempt, item.outcome, state, duration_of(item)))
+                tally.add(Applied(type_, attempt, item.outcome, state, *durations_of([item])))
         else:
             for type_, places in cursor.fetchall():
                 done = end.ended if len(places) == len(end.ended) else [end.ended[place - 1] for place in places]
                 applied.update(dict.fromkeys(map(_KEY, done), TaskState.COMPLETED))
-                tally.add_completed(type_, [duration_of(item) for item in done])
+                tally.add_completed(type_, durations_of(done))
     return applied
 
 

@@ -39,8 +39,8 @@ def complete_params(worker_id: str, ended: Sequence[Ended], now: datetime | None
     return {
         **key_params([(item.task_id, item.fence) for item in ended]),
         "results": text_array(results) if any(results) else "{}",  # most handlers return nothing; what is missing is NULL
-        "starts": float_array([_moment(item.started_at) for item in ended]),
-        "durations": float_array([duration_of(item) for item in ended]),
+        "starts": float_array(_moments([item.started_at for item in ended])),
+        "durations": float_array(durations_of(ended)),
         "slot": worker_id,
         "now": now,
     }
@@ -53,8 +53,8 @@ def end_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> 
         "errors": text_array(storable(item.error, MAX_ERROR_CHARS) for item in ended),
         "tracebacks": text_array(storable(item.traceback, MAX_TRACEBACK_CHARS) for item in ended),
         "retries": plain_array(item.retry_in_s for item in ended),
-        "starts": float_array([_moment(item.started_at) for item in ended]),
-        "durations": float_array([duration_of(item) for item in ended]),
+        "starts": float_array(_moments([item.started_at for item in ended])),
+        "durations": float_array(durations_of(ended)),
         **_end_constants(worker_id, now),
     }
 
@@ -75,13 +75,17 @@ def _text(json: msgspec.Raw) -> str:
     return bytes(json).decode("utf-8", "surrogateescape")
 
 
-def _moment(unix_s: float | None) -> float | None:
+def _moments(unix_s: Sequence[float | None]) -> Sequence[float | None]:
     """A worker's clock may say anything; only what a timestamp can hold is worth keeping."""
-    return unix_s if unix_s is not None and 0 <= unix_s < _LATEST_S else None
+    return [one if one is not None and 0 <= one < _LATEST_S else None for one in unix_s]
 
 
-def duration_of(item: Ended) -> float:
-    return item.duration_s if math.isfinite(item.duration_s) else 0.0
+def durations_of(ended: Sequence[Ended]) -> list[float]:
+    """In seconds; 0 for what is no number that a counter could add."""
+    durations = [item.duration_s for item in ended]
+    if math.isfinite(sum(durations)):  # nearly always, and then each of them is
+        return durations
+    return [one if math.isfinite(one) else 0.0 for one in durations]
 
 
 def _end_constants(slot: str, now: datetime | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from psycopg.types.string import ByteaBinaryLoader
 from shiftboss.model import NULL, AttemptView, Claim, Outcome, QueueView, TaskState, TaskView, WorkerView
 
 _YEAR_2000_US: Final = 946_684_800_000_000
+_YEAR_2000_S: Final = _YEAR_2000_US / 1e6
 _place: Final = itemgetter(0)
 _tags = msgspec.json.Decoder(tuple[str, ...])
 
@@ -27,7 +28,10 @@ def tags(text: str | None) -> tuple[str, ...]:
 
 
 def claims(found: list[tuple[Any, ...]]) -> list[Claim]:
-    """From `claim_chosen`, in the order of its first column, the place."""
+    """From `claim_chosen`, in the order of its first column, the place.
+
+    Times come as the server keeps them, and go out as Unix seconds, not before 1970: an operator may have set one to -infinity.
+    """
     found.sort(key=_place)
     return [
         Claim(
@@ -41,8 +45,8 @@ def claims(found: list[tuple[Any, ...]]) -> list[Claim]:
             max_attempts=max_attempts,
             timeout_s=timeout_s,
             running=running,
-            enqueued_at=_unix_s(enqueued_us),
-            due_at=_unix_s(due_us),
+            enqueued_at=enqueued_us / 1e6 + _YEAR_2000_S if enqueued_us > -_YEAR_2000_US else 0.0,
+            due_at=due_us / 1e6 + _YEAR_2000_S if due_us > -_YEAR_2000_US else 0.0,
             tags=() if tags_text is None else _tags.decode(tags_text),
             meta=NULL if meta is None else msgspec.Raw(meta.encode()),
         )
@@ -64,11 +68,6 @@ def claims(found: list[tuple[Any, ...]]) -> list[Claim]:
             meta,
         ) in found
     ]
-
-
-def _unix_s(since_2000_us: int) -> float:
-    """Unix seconds of a time as the server keeps it, not before 1970: an operator may have set one to -infinity."""
-    return max(0.0, (since_2000_us + _YEAR_2000_US) / 1e6)
 
 
 def claim_loaders(cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
