@@ -18,9 +18,10 @@ from shiftboss.store.open import open_store
 from tests.chaos import workload
 from tests.chaos.ledger import Book
 
-BATCHES: Final = (1, 1, 1, 10, 50, 100, 200)
+BATCHES: Final = (1, 1, 1, 10, 50, 100, 200, 400)
 ONE_BY_ONE: Final = (1,)  # so that at any moment one is due, or soon will be
 REMEMBERED: Final = 5_000
+FRESH: Final = 0.5
 
 
 class Producer:
@@ -100,7 +101,8 @@ class Producer:
         tasks, size = [one.new for one in prepared], len(prepared)
         self._book.write("".join(f"T {one.id}\n" for one in tasks))
         try:
-            done = store.enqueue(tasks)
+            # As a client sends what it has just made; the other way is for what may have been sent before.
+            done = store.enqueue(tasks, fresh=self._rng.random() < FRESH)
         except StoreUnavailable:
             self.unknown += size
             return False
