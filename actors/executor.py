@@ -57,8 +57,16 @@ class Executor(ProcessActor):
         assert process.table_fd is not None
         self._table = Table(process.table_fd)
         board, slots = process.board, int(process.arguments[0].removeprefix("slots="))
-        self._outcomes = Outcomes(self._send_outcomes)
-        self._pool = Pool(slots, self._table, lambda: board.worker_id, self._outcomes.put, self._on_progress, self._on_short)
+        self._outcomes = Outcomes(self._send_outcomes, lambda: self._pool.backlog())
+        self._pool = Pool(
+            slots,
+            self._table,
+            lambda: board.worker_id,
+            self._outcomes.put,
+            self._on_progress,
+            self._on_short,
+            self._outcomes.hurry,
+        )
         self._claimer: PeerRef[ToExecutor] | None = None
         self._claimer_incarnation = 0
         self._next_link: Linked | None = None

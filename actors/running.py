@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from shiftboss.actors.table import Table
 from shiftboss.attempt import run_async, run_sync
 from shiftboss.context import Attempt
@@ -34,17 +36,16 @@ _REASONS: Final = {
 }
 
 
-class Job:
+class Job(msgspec.Struct, eq=False, gc=False):
     """One task in this process, from its arrival until its outcome is stored."""
 
-    __slots__ = ("asked", "attempt", "cell", "claim", "ended", "future", "task")
-
-    def __init__(self, cell: int, claim: Claim, task: Task[..., object]) -> None:
-        self.cell, self.claim, self.task = cell, claim, task
-        self.attempt: Attempt | None = None
-        self.future: asyncio.Task[None] | None = None  # of an async handler
-        self.asked: str | None = None  # to stop, and why, before it had begun
-        self.ended: Ended | None = None
+    cell: int
+    claim: Claim
+    task: Task[..., object]
+    attempt: Attempt | None = None
+    future: asyncio.Task[None] | None = None  # of an async handler
+    asked: str | None = None  # to stop, and why, before it had begun
+    ended: Ended | None = None
 
 
 class Pool:
@@ -55,6 +56,7 @@ class Pool:
         on_progress: called with (claim, percent, note), likewise.
         on_short: called with the reason when a task waits for want of a thread, with the pool's lock held; likewise. Whoever
             hears it calls `refill` later: perhaps nothing runs whose end would try again.
+        on_idle: called when a slot has nothing to do, with the pool's lock held; likewise.
 
     Attributes:
         jobs: by cell, whatever was submitted and neither taken back nor forgotten.
@@ -68,11 +70,13 @@ class Pool:
         on_ended: Callable[[int, Ended], None],
         on_progress: Callable[[Claim, float, str], None],
         on_short: Callable[[str], None],
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self.slots = slots
         self.jobs: dict[int, Job] = {}
-        self._table, self._worker_id, self._on_ended, self._on_progress = table, worker_id, on_ended, on_progress
-        self._on_short = on_short
+        self._table, self._on_ended, self._on_progress = table, on_ended, on_progress
+        self._worker_id, self._worker = worker_id, ""
+        self._on_short, self._on_idle = on_short, on_idle
         self._lock = threading.Lock()
         self._free = slots
         # What waits: first those of one kind that are next, taken without the lock by whoever holds a slot and can run them
@@ -87,6 +91,7 @@ class Pool:
 
     def submit(self, jobs: list[Job]) -> None:
         """Run these as slots become free."""
+        self._worker = self._worker_id()  # who has claimed them: asked once for all
         self.jobs.update([(job.cell, job) for job in jobs])
         runs = [(is_async, list(run)) for is_async, run in groupby(jobs, lambda job: job.task.is_async)]
         with self._lock:
@@ -125,6 +130,10 @@ class Pool:
     def waiting(self) -> list[Job]:
         """What runs or will."""
         return [job for job in self.jobs.values() if job.ended is None]
+
+    def backlog(self) -> bool:
+        """Whether anything waits for a slot; for any thread."""
+        return bool(self._sync or self._async or self._later)
 
     def cancel(self, cell: int, reason: str) -> None:
         """Ask one attempt to stop: its `stopping` turns true, an async handler is cancelled. `reason`: see CancelAttempt."""
@@ -215,6 +224,8 @@ class Pool:
                 self._idle.append(wake)
             self._free += 1
             self._fill()
+            if self._free and not self.backlog():
+                self._on_idle()
             return None
 
     def _ensure_loop(self) -> asyncio.AbstractEventLoop:
@@ -233,15 +244,10 @@ class Pool:
     # ---- running
 
     def _begin(self, job: Job) -> Attempt:
-        started_ns = self._table.start(job.cell, job.claim.task_id, job.claim.fence)
-        timeout_s = job.claim.timeout_s
-        attempt = Attempt(
-            job.claim,
-            worker_id=self._worker_id(),
-            deadline_s=None if timeout_s is None else started_ns / 1e9 + timeout_s,
-            on_progress=self._on_progress,
-        )
-        job.attempt = attempt
+        claim = job.claim
+        started_ns = self._table.start(job.cell, claim.task_id, claim.fence)
+        deadline_s = None if claim.timeout_s is None else started_ns / 1e9 + claim.timeout_s
+        job.attempt = attempt = Attempt(claim, self._worker, deadline_s, self._on_progress)
         if job.asked is not None:
             _ask(attempt, job.asked)
         elif self._stopping:

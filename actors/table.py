@@ -17,7 +17,9 @@ from typing import Final, NamedTuple
 from shiftboss.actors.layout import CELL_BYTES
 
 _HEAD: Final = struct.Struct("=q36s")  # fence, task id
-_HEAD_AT, _STARTED_AT, _ENDED_AT = 0, 48, 56
+_STARTED_AT: Final = 48
+_ITEMS: Final = CELL_BYTES // 8  # of a cell, when the table is seen as numbers of 8 bytes
+_STARTED, _ENDED = 6, 7  # among them
 
 
 class Cell(NamedTuple):
@@ -42,29 +44,28 @@ class Table:
 
     def start(self, cell: int, task_id: str, fence: int) -> int:
         """Write that the task in `cell` starts now; returns the time."""
-        at, now_ns = cell * CELL_BYTES, time.monotonic_ns()
-        self._times[(at + _STARTED_AT) // 8] = 0
-        _HEAD.pack_into(self._memory, at + _HEAD_AT, fence, task_id.encode())
-        self._times[(at + _ENDED_AT) // 8] = 0
-        self._times[(at + _STARTED_AT) // 8] = now_ns
+        times, started, now_ns = self._times, cell * _ITEMS + _STARTED, time.monotonic_ns()
+        times[started] = 0
+        _HEAD.pack_into(self._memory, cell * CELL_BYTES, fence, task_id.encode())
+        times[started + _ENDED - _STARTED] = 0
+        times[started] = now_ns
         return now_ns
 
     def end(self, cell: int) -> None:
         """Write that the task in `cell` has ended."""
-        self._times[(cell * CELL_BYTES + _ENDED_AT) // 8] = time.monotonic_ns()
+        self._times[cell * _ITEMS + _ENDED] = time.monotonic_ns()
 
     def started_ns(self, cell: int, task_id: str, fence: int) -> int:
         """When this task started in `cell` under this fence; 0 when it has not (the cell may still show the one before)."""
-        at = cell * CELL_BYTES
-        started_ns = self._times[(at + _STARTED_AT) // 8]
-        if not started_ns or _HEAD.unpack_from(self._memory, at + _HEAD_AT) != (fence, task_id.encode()):
+        started_ns = self._times[cell * _ITEMS + _STARTED]
+        if not started_ns or _HEAD.unpack_from(self._memory, cell * CELL_BYTES) != (fence, task_id.encode()):
             return 0
         # Read again: the time may be that of the task before, replaced between the two looks.
-        return self._times[(at + _STARTED_AT) // 8]
+        return self._times[cell * _ITEMS + _STARTED]
 
     def read(self, cell: int) -> Cell:
         at = cell * CELL_BYTES
-        fence, task_id = _HEAD.unpack_from(self._memory, at + _HEAD_AT)
+        fence, task_id = _HEAD.unpack_from(self._memory, at)
         started_ns, ended_ns = struct.unpack_from("=qq", self._memory, at + _STARTED_AT)
         return Cell(fence, task_id.rstrip(b"\0").decode("ascii", "replace"), started_ns, ended_ns)
 

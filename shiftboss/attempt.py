@@ -14,7 +14,7 @@ from shiftboss.clock import unix_s
 from shiftboss.context import Attempt, Cancel, EndAttempt, Retry, Snooze, current
 from shiftboss.errors import ResultError, TaskDefinitionError
 from shiftboss.failure import error_line, traceback_text
-from shiftboss.logs.context import attempt_over
+from shiftboss.logs.context import attempt_over, bind_task
 from shiftboss.model import Claim, Ended, Outcome
 from shiftboss.options import seconds
 from shiftboss.retry import Exponential
@@ -43,7 +43,8 @@ def run_sync(task: Task[..., Any], claim: Claim, attempt: Attempt) -> Ended:
         ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
     finally:
         current.reset(token)
-        attempt_over(attempt)
+        if bind_task.half_lines:
+            attempt_over(attempt)
     return ended
 
 
@@ -67,7 +68,8 @@ async def run_async(task: Task[..., Any], claim: Claim, attempt: Attempt) -> End
         ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
     finally:
         current.reset(token)
-        attempt_over(attempt)
+        if bind_task.half_lines:
+            attempt_over(attempt)
     return ended
 
 

@@ -47,6 +47,7 @@ class ArgumentsCodec:
         self._variadic = next((name for name, p in parameters.items() if p.kind is Parameter.VAR_POSITIONAL), None)
         self._struct, self._hides_null = self._define()
         self._decoder = msgspec.json.Decoder(self._struct)
+        self._decode = self._decoder.decode
 
     def _define(self) -> tuple[type[msgspec.Struct], bool]:
         fields: list[tuple[str, Any] | tuple[str, Any, Any]] = []
@@ -162,7 +163,10 @@ class ArgumentsCodec:
         Raises:
             ArgumentsError: see `decode`. Everything else comes from the handler.
         """
-        values = self.decode(raw)
+        try:
+            values = self._decode(raw)
+        except msgspec.DecodeError:
+            values = self.decode(raw)  # says it better
         if self._binds_itself and not self._has_optional:
             return handler(*first, *msgspec.structs.astuple(values))
         args, kwargs = self._split(values)

@@ -75,7 +75,6 @@ class Attempt:
     def __init__(
         self,
         claim: Claim,
-        *,
         worker_id: str,
         deadline_s: float | None = None,
         on_progress: Callable[[Claim, float, str], None] | None = None,

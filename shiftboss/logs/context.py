@@ -59,8 +59,8 @@ class bind_task:  # noqa: N801  reads as a function: `with bind_task(id, type, a
 
 
 def attempt_over(attempt: Any) -> None:
-    """The attempt has left this thread or asyncio task: lines that it has not ended, end here."""
-    if bind_task.half_lines and bind_task.at_end is not None:
+    """The attempt has left this thread or asyncio task: lines that it has not ended, end here. Needed with `half_lines` only."""
+    if bind_task.at_end is not None:
         bind_task.at_end(task_of(attempt))
 
 

@@ -638,13 +638,56 @@ def test_outcomes_gather_while_the_sender_works_and_stay_in_order() -> None:
     assert sent.empty()
 
 
-def test_outcomes_of_many_threads_are_sent_once_each() -> None:
+def test_while_tasks_wait_outcomes_gather_until_a_slot_is_idle() -> None:
     sent: queue.Queue[tuple[list[int], list[Ended]]] = queue.Queue()
-    outcomes = Outcomes(lambda *batch: sent.put(batch))
+    looked, waits = threading.Event(), [True]
+
+    def busy() -> bool:
+        looked.set()
+        return waits[0]
+
+    outcomes = Outcomes(lambda *batch: sent.put(batch), busy, linger_s=10 * PATIENCE_S)
+    for number in range(3):
+        outcomes.put(number, end_of(number))
+    assert looked.wait(PATIENCE_S) and sent.empty()
+    outcomes.hurry()
+    assert sent.get(timeout=PATIENCE_S)[0] == [0, 1, 2]
+    waits[0] = False
+    outcomes.hurry()
+    outcomes.put(3, end_of(3))
+    assert sent.get(timeout=PATIENCE_S)[0] == [3]
+
+
+def test_while_tasks_wait_for_long_outcomes_gather_for_a_moment_only() -> None:
+    sent: queue.Queue[tuple[list[int], list[Ended]]] = queue.Queue()
+    outcomes = Outcomes(lambda *batch: sent.put(batch), lambda: True)
+    for number in range(3):
+        outcomes.put(number, end_of(number))
+        assert sent.get(timeout=PATIENCE_S)[0] == [number]
+
+
+def test_a_slot_that_has_nothing_to_do_says_so_once_nothing_waits() -> None:
+    slots, idle = Slots(2), queue.Queue[bool]()
+    slots.pool._on_idle = lambda: idle.put(slots.pool.backlog())
+    slots.pool.submit([slots.gated(number, is_async=number % 2 == 0) for number in range(5)])
+    slots.gate.open(0, 1, 2)
+    assert {slots.gate.next() for _ in range(5)} == set(range(5))
+    assert idle.empty() and not slots.pool.backlog()
+    for number in (3, 4):
+        slots.gate.open(number)
+        assert idle.get(timeout=PATIENCE_S) is False
+
+
+@pytest.mark.parametrize("linger_s", [0.0, 0.00001, 0.001])
+def test_outcomes_of_many_threads_are_sent_once_each(linger_s: float) -> None:
+    sent: queue.Queue[tuple[list[int], list[Ended]]] = queue.Queue()
+    outcomes = Outcomes(lambda *batch: sent.put(batch), lambda: linger_s > 0, linger_s)
 
     def put(thread: int) -> None:
         for number in range(thread * 500, thread * 500 + 500):
             outcomes.put(number, end_of(number))
+            if number % 3 == 0:
+                outcomes.hurry()
 
     threads = [threading.Thread(target=put, args=(number,)) for number in range(4)]
     for thread in threads:
