@@ -28,8 +28,13 @@ def _figures(runs: Sequence[Totals]) -> Iterator[list[str]]:
     yield ["tasks acknowledged", *(f"{run.tasks:,}" for run in runs)]
     yield ["attempts begun", *(f"{sum(one.executions for one in run.outcomes):,}" for run in runs)]
     yield ["enqueues of unknown outcome", *(f"{sum(one.unknown for one in run.outcomes):,}" for run in runs)]
-    yield ["violations of I1 to I12", *(str(len(run.violations())) for run in runs)]
-    yield ["rounds, seconds", *(f"{len(run.outcomes)}, {run.seconds:,.0f}" for run in runs)]
+    found = [[name for one in run.outcomes for name, sentences in one.violations.items() for _ in sentences] for run in runs]
+    yield ["violations of I1 to I12", *(str(len(names) - names.count("harness")) for names in found)]
+    whole = [sum(1 for one in run.outcomes if one.kinds) for run in runs]
+    yield ["rounds, seconds", *(f"{rounds}, {run.seconds:,.0f}" for rounds, run in zip(whole, runs, strict=True))]
+    broken_off = [len(run.outcomes) - rounds for rounds, run in zip(whole, runs, strict=True)]
+    if any(broken_off):
+        yield ["rounds that the harness itself broke off, not counted", *map(str, broken_off)]
     yield ["seed of the first round", *(str(run.seed) for run in runs)]
     yield ["commits", *(", ".join(commit[:8] for commit in run.commits) for run in runs)]
 

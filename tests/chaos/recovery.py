@@ -94,7 +94,10 @@ def _takeovers(marks: Sequence[Mark], lines: Sequence[LogLine]) -> Iterator[floa
 
 
 def _orphans(marks: Sequence[Mark], evidence: Evidence) -> Iterator[float]:
-    """From the death of a service to the next start of each task that it was running, and that was found to be lost."""
+    """From the death of a service to the next start of each task that it was running, and that was found to be lost.
+
+    A service that was once declared dead may have lost tasks before, which have run elsewhere since.
+    """
     killed = {mark.note: mark.at_s for mark in marks if mark.name == "service killed"}
     starts: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for (task_id, fence), some in evidence.ledger.starts.items():
@@ -103,8 +106,8 @@ def _orphans(marks: Sequence[Mark], evidence: Evidence) -> Iterator[float]:
         attempt, pid = evidence.by_fence.get((task_id, fence)), _pid(some[0].worker)
         if attempt is None or attempt.outcome != "lost" or pid not in killed or task_id in evidence.ledger.retried:
             continue
-        later = [at_s for other, at_s in starts[task_id] if other > fence and at_s > killed[pid]]
-        if later:
+        later = [at_s for other, at_s in starts[task_id] if other > fence]
+        if later and min(later) > killed[pid]:
             yield min(later) - killed[pid]
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import injectors, invariants, ledger, logs, preload, schedule
+from tests.chaos import injectors, invariants, ledger, logs, preload, recovery, schedule
 from tests.chaos.invariants import Evidence
 from tests.chaos.ledger import Ledger
 from tests.chaos.rows import AttemptRow, Rows, TaskRow
 from tests.chaos.schedule import Facts
+from tests.chaos.world import Mark
 
 TASK = "01a00000-0000-7000-8000-000000000001"
 OTHER = "01a00000-0000-7000-8000-000000000002"
@@ -216,3 +217,14 @@ submit
 {"ts": "2026-01-01T00:00:00.002Z", "event": "torn
 """
     assert [line["event"] for line in logs.parse(log)] == ["service.ready", "task.log"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"), [((), [2.5]), ((f"S {TASK} 2 90.0 w-7-a",), []), ((f"S {TASK} 2 99.0 w-7-a",), [])]
+)
+def test_an_orphan_is_what_was_still_held_by_the_service_that_died(lines: tuple[str, ...], expected: list[float]) -> None:
+    """What was lost, and had run elsewhere, before that is none."""
+    begun = (f"T {TASK}", f"A {TASK}", f"S {TASK} 1 80.0 w-5-a", *lines, f"S {TASK} 3 102.5 w-9-b")
+    lost = replace(FAILED, outcome="lost", worker_id="w-5-a")
+    found = recovery.measure([Mark("service killed", "5", at_s=100.0)], evidence(lines=begun, attempts=[lost]), [])
+    assert found.get(recovery.ORPHAN, []) == expected
