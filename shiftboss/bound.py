@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+import msgspec
 
 from shiftboss.errors import OptionError
 from shiftboss.model import NewTask
@@ -21,8 +22,7 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared(Generic[R_co]):
+class Prepared(msgspec.Struct, Generic[R_co], frozen=True):
     """A task with its arguments, checked and ready for `enqueue_many`. Enqueue it once: it has its id already."""
 
     new: NewTask

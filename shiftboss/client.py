@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, ParamSpec, Self, TypeVar, overload
 from uuid import UUID
 
-from shiftboss import loop, transaction
+from shiftboss import batches, loop, transaction
 from shiftboss.bound import BoundTask, Prepared
 from shiftboss.catalog import registry
 from shiftboss.clock import Clock, SystemClock
 from shiftboss.codec import DEFAULT_MAX_ARGS_BYTES, encode_untyped
-from shiftboss.errors import ArgumentsError, BlockingCall, OptionError
+from shiftboss.errors import BlockingCall
 from shiftboss.handle import Handle
 from shiftboss.model import AttemptView, Enqueued, NewTask, TaskView
 from shiftboss.options import Options, checked_name
@@ -27,8 +27,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULT_DATABASE_URL: Final = "sqlite:///shiftboss.db"
-MAX_BATCH_ROWS: Final = 5_000
-MAX_BATCH_BYTES: Final = 8 * 1_048_576
 
 
 class Client:
@@ -135,23 +133,30 @@ class Client:
         """Store many prepared tasks (`send.prepare(42)`), in their order, thousands in one statement.
 
         Up to 5,000 tasks and 8 MiB of arguments are one statement and one transaction: all or nothing. More are stored
-        batch by batch; when one fails, those before it stay. With `tx` all are part of the caller's transaction.
+        batch by batch; when one fails, those before it stay. On PostgreSQL one is stored by a thread while `prepared` makes the
+        next. With `tx` all are part of the caller's transaction.
 
         Raises:
             What `enqueue` raises.
         """
         if tx is None:
             self.refuse_in_event_loop("enqueue_many", "aenqueue_many")
+
+        def store(batch: list[Prepared[R]]) -> list[Enqueued]:
+            return self._store_tasks([one.new for one in batch], tx)
+
+        found = batches.cut(prepared, self.max_args_bytes)
+        alone = tx is not None or self._kind == "sqlite"  # the caller's connection is his thread's; SQLite works in this one
+        done = ((batch, store(batch)) for batch, _ in found) if alone else batches.stored_behind(found, store)
         handles: list[Handle[R]] = []
-        for batch in self._batches(prepared):
-            stored = self._store_tasks([one.new for one in batch], tx)
-            handles += [self._handle(done, one.task, tx) for done, one in zip(stored, batch, strict=True)]
+        for batch, stored in done:
+            handles += [self._handle(answer, one.task, tx) for answer, one in zip(stored, batch, strict=True)]
         return handles
 
     async def aenqueue_many(self, prepared: Iterable[Prepared[R]], *, tx: object | None = None) -> list[Handle[R]]:
         """`enqueue_many` for a running event loop."""
         handles: list[Handle[R]] = []
-        for batch in self._batches(prepared):
+        for batch, _last in batches.cut(prepared, self.max_args_bytes):
             stored = await self._astore_tasks([one.new for one in batch], tx)
             handles += [self._handle(done, one.task, tx) for done, one in zip(stored, batch, strict=True)]
         return handles
@@ -262,25 +267,6 @@ class Client:
             return task.using(**options).new_task((), arguments, self.max_args_bytes)
         args = encode_untyped(type_name, arguments, self.max_args_bytes)
         return Options().using(**options).new_task(checked_name("type", type_name), args)
-
-    def _batches(self, prepared: Iterable[Prepared[R]]) -> Iterator[list[Prepared[R]]]:
-        batch: list[Prepared[R]] = []
-        size = 0
-        for one in prepared:
-            if not isinstance(one, Prepared):
-                raise OptionError(f"enqueue_many takes what prepare() returns, not {one!r}")
-            length = len(memoryview(one.new.args))
-            if length > self.max_args_bytes:
-                raise ArgumentsError(
-                    f"{one.new.type}: arguments of {length:,} bytes of JSON are more than max_args_bytes={self.max_args_bytes:,}"
-                )
-            if batch and (len(batch) >= MAX_BATCH_ROWS or size + length > MAX_BATCH_BYTES):
-                yield batch
-                batch, size = [], 0
-            batch.append(one)
-            size += length
-        if batch:
-            yield batch
 
 
 def _canonical(text: str) -> str | None:

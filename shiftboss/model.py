@@ -118,7 +118,7 @@ def new_task_id() -> str:
     return f"{text[:8]}-{text[8:]}-7{fraction:03x}-{variant}{random[1:4]}-{random[4:]}"
 
 
-class NewTask(msgspec.Struct, frozen=True, kw_only=True):
+class NewTask(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A task to be stored.
 
     `None` for `max_attempts` or `timeout_s` means "as the handler says": the first claim fills it in.
@@ -138,7 +138,7 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
     meta: msgspec.Raw | None = None  # a JSON object
 
 
-class Enqueued(msgspec.Struct, frozen=True, kw_only=True):
+class Enqueued(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one `NewTask`: stored under its own id, or an unfinished task had its unique key before."""
 
     id: str

@@ -136,7 +136,7 @@ def test_by_name_with_the_handler_is_checked_and_takes_its_options(client: Clien
 
 
 def test_many_in_order_with_keys(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shiftboss.client.MAX_BATCH_ROWS", 400)
+    monkeypatch.setattr("shiftboss.batches.MAX_BATCH_ROWS", 400)
     handles = client.enqueue_many(send.using(unique=f"k{i % 900}").prepare(i) for i in range(1_000))
     assert [handle.existing for handle in handles] == [False] * 900 + [True] * 100
     assert [handle.id for handle in handles[900:]] == [handle.id for handle in handles[:100]]

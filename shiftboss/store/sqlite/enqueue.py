@@ -24,9 +24,11 @@ def enqueue(connection: sqlite3.Connection, tasks: Sequence[NewTask], now: datet
     """`enqueue_in` on a connection of our own, in a write transaction: most batches hold nothing but new tasks."""
     moment = to_text(now)
     rows = [row_of(task, now, moment) for task in tasks]
+    ids = [task.id for task in tasks]
+    ((may_have_ended,),) = connection.execute(SQL["any_ended_between"], {"first": min(ids), "last": max(ids)})
     connection.execute(SQL["savepoint"])
     try:
-        if connection.executemany(SQL["enqueue_one"], rows).rowcount == len(rows):
+        if connection.executemany(SQL["enqueue_one" if may_have_ended else "enqueue_new"], rows).rowcount == len(rows):
             return [Enqueued(id=task.id) for task in tasks]
         connection.execute(SQL["rollback_to_savepoint"])
     finally:
@@ -66,7 +68,7 @@ def _insert(execute: Execute, tasks: Sequence[NewTask], now: datetime) -> set[st
 
 
 def row_of(task: NewTask, now: datetime, moment: str | None = None) -> tuple[object, ...]:
-    """The values of `enqueue_one`. `moment`: `now` as text, for those who have many."""
+    """The values of `enqueue_one` and `enqueue_new`. `moment`: `now` as text, for those who have many."""
     moment = moment or to_text(now)
     # JSON values travel as text inside the JSON array, so that they are stored to the letter.
     run_at = after(now, task.delay_s) if task.delay_s is not None else task.run_at

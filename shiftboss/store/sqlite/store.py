@@ -107,15 +107,11 @@ class SqliteStore:
 
     # ---- producers
 
-    def enqueue(
-        self,
-        tasks: Sequence[NewTask],
-        *,
-        fresh: bool = False,  # noqa: ARG002  asking the history about one id costs next to nothing here
-    ) -> list[Enqueued]:
+    def enqueue(self, tasks: Sequence[NewTask], *, fresh: bool = False) -> list[Enqueued]:
         if not tasks:
             return []
-        if len(tasks) == 1 and self._database.write_one(SQL["enqueue_one"], lambda: row_of(tasks[0], self.now())) == 1:
+        statement = SQL["enqueue_new" if fresh else "enqueue_one"]
+        if len(tasks) == 1 and self._database.write_one(statement, lambda: row_of(tasks[0], self.now())) == 1:
             done = [Enqueued(id=tasks[0].id)]
         else:
             with self._database.write() as connection:
