@@ -6,20 +6,29 @@ Whoever holds a worker's row in `departures` holds up the one round that counts 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
-from actor_harness import eventually
+from actor_harness import claim_of, eventually, memory
 from claimer_harness import WORKER, Scene
 from fake_peers import TYPE, FakeExecutor, ended
 from process_harness import ActorProcess
 
 from shiftboss import control
-from shiftboss.actors.messages import Finished
-from shiftboss.model import TaskState
-from shiftboss.store.base import TaskFilter
+from shiftboss.actors.board import Board
+from shiftboss.actors.carrier import Carrier
+from shiftboss.actors.claimer import Claimer
+from shiftboss.actors.messages import Finished, Tick
+from shiftboss.actors.outbox import Waiting
+from shiftboss.actors.sweeps import Sweeps
+from shiftboss.config import Settings
+from shiftboss.model import TaskState, Verdict
+from shiftboss.store.base import Exchange, Exchanged, Owned, TaskFilter
 
 SLOTS = 400
 SHARE = 150  # a large round
@@ -145,3 +154,46 @@ def test_what_was_claimed_for_a_worker_that_is_declared_dead_is_not_run(scene: B
         scene.process.board.worker_id = "worker-2"
     scene.completed(some)
     eventually(lambda: {one.task_id for one in scene.store.owned(WORKER)} <= before, "what it claimed is given back")
+
+
+class Slow:
+    """A database that answers when it is let; notes who asked what."""
+
+    exchanges_at_once = 2
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.let = threading.Event()
+
+    def exchange(self, request: Exchange) -> Exchanged:
+        self.let.wait(30.0)
+        self.asked.append("exchange")
+        count = len(request.ended)
+        return Exchanged(verdicts=[Verdict.APPLIED] * count, states=[TaskState.COMPLETED] * count, claims=[])
+
+    def owned(self, _worker_id: str) -> list[Owned]:
+        self.asked.append("owned")
+        return []
+
+
+def test_what_nobody_holds_is_looked_for_when_no_round_is_under_way() -> None:
+    """A round's claims are ours in the database before the claimer has heard of them."""
+    board = Board(memory(4096))
+    board.worker_id = WORKER
+    process: Any = SimpleNamespace(name="claimer", settings=Settings(), board=board, tell_parent=lambda _message: None)
+    claimer = Claimer(process)
+    store: Any = Slow()
+    claimer._carrier = Carrier([store, store], claimer.actor_ref.tell)
+    claimer._sweeps = Sweeps(claimer._roster, claimer._outbox, claimer._watcher, board)
+    claimer._worker_id = WORKER
+    for _ in range(SHARE):
+        claimer._outbox.end(Waiting(ended(claim_of())))
+    claimer._round()
+    claimer.receive(Tick("reconcile"))
+    claimer._outbox.end(Waiting(ended(claim_of())))
+    claimer._round()
+    assert not store.asked
+    store.let.set()
+    while "owned" not in store.asked:
+        claimer.receive(claimer.actor_inbox.get(timeout=30).message)
+    assert store.asked == ["exchange", "owned"]
