@@ -355,6 +355,7 @@ class Claimer(ProcessActor):
             claim=ask,
             cautious=parcel.cautious,
             ledger=self._carrier.ledger(self._worker_id),
+            keep_completed=self.settings.keeps_completed,
         )
         if self._carrier.flies and self._is_large(request) and self._carrier.send(request, parcel):
             return request

@@ -18,7 +18,7 @@ from shiftboss.control import Drain, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import LeaderLease, TrustWindow
-from shiftboss.store.base import Recovered, Retention, Store
+from shiftboss.store.base import TRACE_S, Recovered, Retention, Store
 from shiftboss.store.open import open_store
 
 log = logging.getLogger("shiftboss.leader")
@@ -141,7 +141,8 @@ class Leader(ProcessActor):
         if lease is not None:
             settings = self.settings
             retention = Retention(
-                completed_s=settings.completed_retention_s,
+                # Of those that keep a history, or did until now: an end may be sent again for as long as a trace is kept.
+                completed_s=settings.completed_retention_s if settings.keeps_completed else TRACE_S,
                 cancelled_s=settings.cancelled_retention_s,
                 dead_letter_s=settings.dead_letter_retention_s,
                 result_s=settings.result_retention_s,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskNotFinished,
         TaskNotFound,
+        TaskNotKept,
         TransactionError,
         UnknownTaskType,
     )
@@ -69,6 +70,7 @@ __all__ = [
     "TaskFailed",
     "TaskNotFinished",
     "TaskNotFound",
+    "TaskNotKept",
     "TaskState",
     "TaskView",
     "TransactionError",
@@ -119,6 +121,7 @@ _HOMES: Final = {
             "TaskFailed",
             "TaskNotFinished",
             "TaskNotFound",
+            "TaskNotKept",
             "TransactionError",
             "UnknownTaskType",
         ),

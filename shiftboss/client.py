@@ -180,6 +180,15 @@ class Client:
         """`get` for a running event loop."""
         return await loop.to_thread(self.get, task_id)
 
+    def has_trace(self, task_id: str) -> bool:
+        """Whether the task completed in a worker that keeps no history, and that was less than about an hour ago."""
+        self.refuse_in_event_loop("has_trace", "asyncio.to_thread(client.has_trace, task_id)")
+        known = _canonical(task_id)
+        if known is None:
+            return False
+        with self._pool.use() as store:
+            return store.has_trace(known)
+
     def attempts(self, task_id: str) -> list[AttemptView]:
         """The unsuccessful attempts of a task, oldest first."""
         self.refuse_in_event_loop("attempts", "asyncio.to_thread(client.attempts, task_id)")

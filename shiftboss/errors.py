@@ -43,7 +43,14 @@ class UnknownTaskType(ShiftbossError):
 
 
 class TaskNotFound(ShiftbossError):
-    """No task has this id: never enqueued, rolled back, or pruned after its retention."""
+    """No task has this id: never enqueued, rolled back, pruned after its retention, or completed where no history is kept."""
+
+
+class TaskNotKept(TaskNotFound):
+    """The task has completed in a worker that keeps no history of completed tasks (`completed_retention = "0s"`).
+
+    Neither its result nor anything else can be read, and an hour after its end this is an ordinary `TaskNotFound`.
+    """
 
 
 class TaskNotFinished(ShiftbossError, TimeoutError):

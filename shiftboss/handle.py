@@ -9,7 +9,7 @@ import msgspec
 
 from shiftboss import loop
 from shiftboss.catalog import registry
-from shiftboss.errors import ResultExpired, TaskFailed, TaskNotFinished, TaskNotFound
+from shiftboss.errors import ResultExpired, TaskFailed, TaskNotFinished, TaskNotFound, TaskNotKept
 from shiftboss.model import ENDED_STATES, TaskState, TaskView
 
 if TYPE_CHECKING:
@@ -61,11 +61,15 @@ class Handle(Generic[R_co]):
 
         Raises:
             TaskNotFound: never committed, or pruned.
+            TaskNotKept: completed in a worker that keeps no history.
         """
         view = self._client.get(self.id)
         if view is None:
+            if self._client.has_trace(self.id):
+                raise TaskNotKept(not_kept(self.id))
             raise TaskNotFound(
-                f"no task has the id {self.id}: the transaction that enqueued it has not been committed, or the task was pruned"
+                f"no task has the id {self.id}: the transaction that enqueued it has not been committed, or the task was "
+                "pruned, or has completed in a worker that keeps no history (completed_retention = 0s)"
             )
         return view
 
@@ -74,7 +78,7 @@ class Handle(Generic[R_co]):
         return await loop.to_thread(self.view)
 
     def status(self) -> TaskState:
-        """Where the task stands now. Raises `TaskNotFound`."""
+        """Where the task stands now. Raises `TaskNotFound`, `TaskNotKept`."""
         return self.view().status
 
     async def astatus(self) -> TaskState:
@@ -99,6 +103,7 @@ class Handle(Generic[R_co]):
             TaskNotFinished: it has not ended within `timeout`.
             TaskFailed: it ended as dead letter or cancelled; carries the traceback of its last attempt.
             TaskNotFound: never committed, or pruned.
+            TaskNotKept: it has completed in a worker that keeps no history, and so no result.
             ResultExpired: the result is older than the result retention.
             BlockingCall: in a running event loop; use `aresult`.
         """
@@ -124,6 +129,8 @@ class Handle(Generic[R_co]):
     def _ended_view(self) -> TaskView | None:
         try:
             view = self.view()
+        except TaskNotKept:
+            raise
         except TaskNotFound:
             if self._joined:
                 return None  # the caller's transaction may commit yet
@@ -155,3 +162,11 @@ class Handle(Generic[R_co]):
         if task is not None and not task.codecs()[1].allows_none():
             raise ResultExpired(f"task {self.id} completed at {view.finished_at}, but its result is past its retention and gone")
         return cast(R_co, None)
+
+
+def not_kept(task_id: str) -> str:
+    """What there is to say of a task of which nothing but a trace is left."""
+    return (
+        f"task {task_id} has completed, and the worker that ran it keeps no history of completed tasks: neither its status nor "
+        "its result can be read. Where they are wanted, set completed_retention to more than 0s"
+    )

@@ -12,7 +12,8 @@ import typer
 from shiftboss.cli import options
 from shiftboss.cli.exits import DONE, NOTHING
 from shiftboss.cli.output import cell, clip, counted, print_json, print_table
-from shiftboss.errors import TaskNotFound
+from shiftboss.errors import TaskNotFound, TaskNotKept
+from shiftboss.handle import not_kept
 from shiftboss.model import AttemptView, TaskState, TaskView
 from shiftboss.store.base import TaskFilter
 
@@ -75,8 +76,13 @@ def show(
     with options.opened(options.load(env, config, set_)) as store:
         task = store.get(wanted)
         attempts = store.attempts(wanted) if task else []
+        traced = task is None and store.has_trace(wanted)
+    if traced:
+        raise TaskNotKept(not_kept(wanted))
     if task is None:
-        raise TaskNotFound(f"task {wanted}: no such task: never enqueued, or removed after its retention")
+        raise TaskNotFound(
+            f"task {wanted}: no such task: never enqueued, removed after its retention, or not kept (completed_retention = 0s)"
+        )
     if json:
         print_json({**msgspec.structs.asdict(task), "attempt_history": attempts})
     else:

@@ -51,7 +51,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         ("result_retention", "completed_retention"),
-        lambda s: s.result_retention_s > s.completed_retention_s,
+        lambda s: s.keeps_completed and s.result_retention_s > s.completed_retention_s,
         "must be at most completed_retention: a result goes with its task",
     ),
     Rule(

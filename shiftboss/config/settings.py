@@ -180,7 +180,11 @@ class Settings:
     )
 
     result_retention_s: float = duration(_DAY_S, "How long the result of a completed task is kept.")
-    completed_retention_s: float = duration(7 * _DAY_S, "How long completed tasks are kept.")
+    completed_retention_s: float = duration(
+        7 * _DAY_S,
+        "How long completed tasks are kept. 0s: this worker keeps no history of them, which spares the database a part of its "
+        "work. Such a task can be neither looked at nor listed after its end, and what its handler returned is lost.",
+    )
     cancelled_retention_s: float = duration(7 * _DAY_S, "How long cancelled tasks are kept.")
     dead_letter_retention_s: float = duration(30 * _DAY_S, "How long dead letters are kept.")
 
@@ -199,6 +203,11 @@ class Settings:
         MISSING,
         "Per queue: how many of its attempts run at once, and its weight. What is not given stays as stored.",
     )
+
+    @property
+    def keeps_completed(self) -> bool:
+        """Whether a task that completes moves to the history, or is gone."""
+        return self.completed_retention_s > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -86,12 +86,18 @@ class CounterDelta(msgspec.Struct, frozen=True, kw_only=True):
     value: float
 
 
+# How long the trace of a task that completed without a history is kept: so long an end or an enqueue may be sent again.
+TRACE_S: Final = 3_600.0
+
+
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """All that one worker wants written and claimed in one transaction. Order: ended, starts, releases, progress, claim.
 
     `cautious`: wait for no row that somebody else has locked; for a worker that has just been told `LATER`.
     `ledger`: whose rows count what this one does: the worker's own when empty, else `worker id/n`, so that exchanges of one
     worker that go on at the same time do not wait for each other.
+    `keep_completed`: whether tasks that complete move to the history. Else only a trace is left of each, its id and fence, for
+    `TRACE_S`: for this long an end or an enqueue that is sent again is known.
     """
 
     worker_id: str
@@ -103,6 +109,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     claim: ClaimAsk | None = None
     cautious: bool = False
     ledger: str = ""
+    keep_completed: bool = True
 
 
 class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +151,10 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How long ended tasks are kept, in seconds. `result_s` clears only the result of a completed task."""
+    """How long ended tasks are kept, in seconds. `result_s` clears only the result of a completed task.
+
+    Traces (see `Exchange`) are kept for `TRACE_S`, whatever stands here.
+    """
 
     completed_s: float = 7 * 86_400.0
     cancelled_s: float = 7 * 86_400.0
@@ -238,6 +248,10 @@ class Store(Protocol):
 
     def get(self, task_id: str) -> TaskView | None:
         """The task, alive or ended; `None` when there is none."""
+        ...
+
+    def has_trace(self, task_id: str) -> bool:
+        """Whether the task completed in a worker without a history, and that was less than about `TRACE_S` ago."""
         ...
 
     def attempts(self, task_id: str) -> list[AttemptView]:

@@ -131,6 +131,27 @@ def test_other_queues_are_claimed_from_after_a_reload(scene: Scene) -> None:
     executor.wait_for(other)
 
 
+def test_a_history_is_kept_or_not_from_the_reload_on(scene: Scene) -> None:
+    claimer = scene.claimer()
+    executor = scene.executor(claimer)
+    executor.hello(slots=1)
+    claimer.wait_ready()
+    before, after, again = scene.put(), scene.put(), scene.put()
+    executor.start(before)
+    executor.finish(before)
+    scene.wait_status(before, TaskState.COMPLETED)
+    reload(claimer, replace(scene.settings, completed_retention_s=0.0))
+    executor.start(after)
+    executor.finish(after)
+    eventually(lambda: scene.store.has_trace(after), "completed without a history")
+    assert scene.store.get(after) is None
+    reload(claimer, scene.settings)
+    executor.start(again)
+    executor.finish(again)
+    scene.wait_status(again, TaskState.COMPLETED)
+    assert scene.counter("tasks_completed_total") == 3
+
+
 def test_another_grace_holds_for_the_next_attempt_that_does_not_stop(tmp_path: Path) -> None:
     with Scene(tmp_path, cancel_grace_s=600.0) as scene:
         claimer = scene.claimer()

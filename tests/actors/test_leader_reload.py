@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from actor_harness import eventually
-from claimer_harness import WORKER, Scene
+from claimer_harness import WORKER, Scene, info
 from process_harness import ActorProcess
 
 from shiftboss import control
 from shiftboss.config import settings_to_json
-from shiftboss.store.base import TaskFilter
+from shiftboss.model import Ended, Outcome, TaskState
+from shiftboss.store.base import TRACE_S, ClaimAsk, Exchange, LaneAsk, TaskFilter
 
 
 @pytest.fixture
@@ -46,6 +48,25 @@ def test_new_retentions_and_a_new_cleanup_interval_are_kept_from_now_on(scene: S
     new = replace(scene.settings, cleanup_interval_s=1.0, cancelled_retention_s=0.0)
     leader.tell(control.Reload(settings=settings_to_json(new)))
     eventually(lambda: scene.store.get(task_id) is None, "pruned")
+
+
+def test_what_was_completed_while_a_history_was_kept_is_known_for_as_long_as_a_trace(scene: Scene, leader: ActorProcess) -> None:
+    """Or an end that is sent again just after such a reload would be told that somebody else has the task."""
+    completed, cancelled = scene.put(), scene.put()
+    lane = LaneAsk(queue="default", priority=0, limit=1)
+    ask = ClaimAsk(lanes=[lane], limit=1, running=1, types=[info()])
+    (claim,) = scene.store.exchange(Exchange(worker_id=WORKER, claim=ask)).claims
+    end = Ended(task_id=claim.task_id, fence=claim.fence, outcome=Outcome.SUCCESS)
+    assert claim.task_id == completed
+    scene.store.exchange(Exchange(worker_id=WORKER, ended=[end]))
+    scene.store.cancel(TaskFilter(ids=[cancelled]))
+    new = replace(scene.settings, cleanup_interval_s=1.0, completed_retention_s=0.0, cancelled_retention_s=0.0)
+    leader.tell(control.Reload(settings=settings_to_json(new)))
+    eventually(lambda: scene.store.get(cancelled) is None, "pruned")
+    assert scene.view(completed).status is TaskState.COMPLETED
+    long_ago = f"{datetime.now(UTC) - timedelta(seconds=TRACE_S + 60):%Y-%m-%d %H:%M:%S.%f}"
+    scene.sql("UPDATE task_history SET finished_at = ?", long_ago)
+    eventually(lambda: scene.store.get(completed) is None, "pruned when its time has come")
 
 
 def test_one_that_leaves_lets_its_successor_lead_at_once(scene: Scene, leader: ActorProcess) -> None:

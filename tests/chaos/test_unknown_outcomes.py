@@ -24,7 +24,7 @@ from tests.pg_cluster import PgCluster
 TIMES = int(os.environ.get("UNKNOWN_OUTCOMES", 4 if os.environ.get("SHIFTBOSS_SLOW") else 1))  # of each deed and cut
 CUTS = list(Cut) if os.environ.get("SHIFTBOSS_SLOW") or TIMES > 1 else [Cut.REPLY, Cut.LATE, Cut.ORPHAN]
 DONE_WITHIN_S = 10.0
-_TABLES = ("tasks", "task_history", "task_attempts", "workers", "departures", "counters", "queues", "leader")
+_TABLES = ("tasks", "task_history", "task_attempts", "task_traces", "workers", "departures", "counters", "queues", "leader")
 _EMPTY = ";".join(f"DELETE FROM {table}" for table in _TABLES)
 _ALL = " || ".join(f"(SELECT coalesce(string_agg(CAST(t AS text), ';'), '') FROM {table} t)" for table in _TABLES)
 

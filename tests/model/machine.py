@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from shiftboss.lease import LeaderLease
 from shiftboss.model import MAX_REFUNDS, Ended, Lease, NewTask, Outcome, TaskState, TypeInfo, WorkerView
-from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, Retention, TaskFilter
+from shiftboss.store.base import TRACE_S, ClaimAsk, Exchange, LaneAsk, Retention, TaskFilter
 from tests.model.oracle import TYPE, TYPE_ATTEMPTS, Oracle
 from tests.model.world import Line, World
 
@@ -78,12 +78,15 @@ class Rules(RuleBasedStateMachine):
         self.leases: list[LeaderLease] = [LeaderLease("nobody", 1)]
         self.fences: dict[str, int] = {}
         self.minted = 0
+        self.keepers: set[str] = set()
         self.workers = [self._new_worker(), self._new_worker()]
 
     def _new_worker(self, exclusive: bool = False) -> str:
         self.minted += 1
         name = f"worker-{self.minted}"
         self.knows[name] = set()
+        if self.minted % 2:  # the others keep no history of completed tasks
+            self.keepers.add(name)
         epoch = self.world.clock.start
         row = WorkerView(id=name, hostname="h", pid=1, version="1", started_at=epoch, last_heartbeat=epoch, pool_size=1, active=0)
         recovered = self.world.store.register(row, WORKER_TIMEOUT_S, exclusive)
@@ -270,7 +273,7 @@ class Rules(RuleBasedStateMachine):
         assert (sorted(found.workers), found.pending, found.dead_letter) == self.oracle.recover(lease)
         self._compare()
 
-    @rule(who=_two, elect=st.booleans(), old=_two, seconds=st.sampled_from((0.0, 110.0, 210.0)))
+    @rule(who=_two, elect=st.booleans(), old=_two, seconds=st.sampled_from((0.0, 110.0, 210.0, TRACE_S)))
     def prune(self, who: int, elect: bool, old: int, seconds: float) -> None:
         self.time_passes(seconds)
         if elect:
@@ -303,9 +306,10 @@ class Rules(RuleBasedStateMachine):
         )
 
     def _send(self, request: Exchange, heard: bool, locked: str | None = None) -> None:
-        answer = self.world.store.exchange(request)
+        keep = request.worker_id in self.keepers
+        answer = self.world.store.exchange(msgspec.structs.replace(request, keep_completed=keep))
         poisoned = any(ended.result == _BROKEN_JSON for ended in request.ended)
-        expected = self.oracle.end(request.worker_id, request.ended, locked)
+        expected = self.oracle.end(request.worker_id, request.ended, keep, locked)
         assert list(zip(answer.verdicts, answer.states, strict=True)) == expected, request
         self.seen["poisoned", poisoned] += 1
         self.oracle.start(lease for lease in request.starts if lease.task_id != locked)

@@ -71,8 +71,10 @@ _ENDED_POSTGRES = (
     "  ORDER BY t.id FOR UPDATE OF t\n), priced"
 )
 _COMPLETED_POSTGRES = (
-    "WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n  RETURNING t.id"
+    "WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n  RETURNING t.id, t.type"
 )
+_FORGOTTEN_SQLITE = "(id, fence) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM"
+_FORGOTTEN_POSTGRES = _COMPLETED_POSTGRES.replace("t.id, t.type", "t.id, t.fence")
 _STORED_POSTGRES = "    applied, claims = _stored(link, request, in_order, now)\n"
 
 MUTANTS: Final = (
@@ -225,14 +227,32 @@ MUTANTS: Final = (
         RULES,
         (
             SQLITE + "queries.sql",
-            "WHERE NOT EXISTS (SELECT 1 FROM task_history AS h WHERE h.id = json_extract(value, '$[0]'))\nORDER BY key",
-            "WHERE true\nORDER BY key",
+            "WHERE NOT EXISTS (SELECT 1 FROM task_history AS h WHERE h.id = json_extract(value, '$[0]'))\n",
+            "WHERE true\n",
         ),
         (
             POSTGRES + "queries.sql",
             "  WHERE NOT EXISTS (\n    SELECT 1 FROM task_history h WHERE h.id = given.id",
             "  WHERE NOT EXISTS (\n    SELECT 1 FROM task_history h WHERE false",
         ),
+    ),
+    *_pair(
+        "an end without a history does not look at the fence",
+        RULES,
+        (SQLITE + "queries.sql", _FORGOTTEN_SQLITE, "id IN (SELECT json_extract(value, '$[0]') FROM"),
+        (POSTGRES + "queries.sql", _FORGOTTEN_POSTGRES, _FORGOTTEN_POSTGRES.replace(" AND t.fence = given.fence", "")),
+    ),
+    *_pair(
+        "an end that is sent again finds no trace",
+        RULES,
+        (SQLITE + "queries.sql", "AND instr(c.leases, i.value)", "AND false"),
+        (POSTGRES + "queries.sql", "c.fences[array_position(c.ids, g.id)] = g.fence", "false"),
+    ),
+    *_pair(
+        "an enqueue that is sent again finds no trace",
+        RULES,
+        (SQLITE + "queries.sql", "      AND instr(c.leases, json_extract(value, '$[0]'))\n", "      AND false\n"),
+        (POSTGRES + "queries.sql", "given.id = ANY (c.ids))\n  ON CONFLICT", "false)\n  ON CONFLICT"),
     ),
     *_pair(
         "the claim keeps the fence",

@@ -25,6 +25,7 @@ from shiftboss.model import (
     TaskState,
     Verdict,
 )
+from shiftboss.store.base import TRACE_S
 from shiftboss.store.counting import Applied, outcome_counters
 
 TYPE: Final = "model:run"
@@ -92,6 +93,7 @@ class Oracle:
     now: float = 0.0
     rows: dict[str, Row] = field(default_factory=dict)
     log: dict[tuple[str, int], Logged] = field(default_factory=dict)
+    traces: dict[str, tuple[int, float]] = field(default_factory=dict)  # of a task that completed without a history: fence, when
     workers: dict[str, tuple[float, float]] = field(default_factory=dict)
     leader: tuple[str, int, float] | None = None
     counters: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -103,7 +105,7 @@ class Oracle:
         return [self._enqueue(task) for task in tasks]
 
     def _enqueue(self, task: NewTask) -> Enqueued:
-        if task.id in self.rows:
+        if task.id in self.rows or task.id in self.traces:
             return Enqueued(id=task.id, existing=True)
         holder = self._holder(task.unique_key)
         if holder is not None:
@@ -120,11 +122,13 @@ class Oracle:
 
     # ---- the claimer
 
-    def end(self, worker: str, batch: Iterable[Ended], locked: str | None = None) -> list[tuple[Verdict, TaskState | None]]:
+    def end(
+        self, worker: str, batch: Iterable[Ended], keep_completed: bool, locked: str | None = None
+    ) -> list[tuple[Verdict, TaskState | None]]:
         """A verdict and a state for each; `locked` is a task whose row somebody else holds."""
-        return [self._end(worker, ended, ended.task_id == locked) for ended in batch]
+        return [self._end(worker, ended, ended.task_id == locked, keep_completed) for ended in batch]
 
-    def _end(self, worker: str, ended: Ended, locked: bool) -> tuple[Verdict, TaskState | None]:
+    def _end(self, worker: str, ended: Ended, locked: bool, keep_completed: bool) -> tuple[Verdict, TaskState | None]:
         if locked:
             self.seen["locked", ended.outcome is Outcome.SUCCESS] += 1
             return Verdict.LATER, None
@@ -134,6 +138,9 @@ class Oracle:
             verdict, state = (Verdict.ALREADY_APPLIED if self._ended_before(ended) else Verdict.FENCED), None
         else:
             verdict, state = Verdict.APPLIED, self._apply(worker, row, ended)
+            if state is COMPLETED and not keep_completed:
+                del self.rows[row.id]
+                self.traces[row.id] = row.fence, self.now
         self.seen[ended.outcome, verdict] += 1
         self.seen["row was", stood, verdict] += 1
         return verdict, state
@@ -145,6 +152,7 @@ class Oracle:
     def _ended_before(self, ended: Ended) -> bool:
         row, logged = self.rows.get(ended.task_id), self.log.get((ended.task_id, ended.fence))
         completed = row is not None and row.status is COMPLETED and row.fence == ended.fence
+        completed |= self.traces.get(ended.task_id, (None,))[0] == ended.fence
         return completed or (logged is not None and logged.outcome is not Outcome.LOST)
 
     def _apply(self, worker: str, row: Row, ended: Ended) -> TaskState:
@@ -305,10 +313,14 @@ class Oracle:
             if row.status in keep_s and row.updated_at < self.now - keep_s[row.status]:
                 self._remove(row)
                 self.seen[row.status, TaskEvent.PRUNE, None] += 1
+        old = {task_id for task_id, (_, ended_at) in self.traces.items() if ended_at < self.now - TRACE_S}
+        self.traces = {task_id: it for task_id, it in self.traces.items() if task_id not in old}
         if self.attempts_leave_early:
             before = self.now - max(keep_s.values())
-            archived = {row.id for row in self.rows.values() if row.status in (COMPLETED, CANCELLED)}
-            self.log = {key: it for key, it in self.log.items() if key[0] not in archived or it.ended_at >= before}
+            alive = {row.id for row in self.rows.values() if row.status not in (COMPLETED, CANCELLED)}
+            self.log = {key: it for key, it in self.log.items() if key[0] in alive or it.ended_at >= before}
+        else:
+            self.log = {key: it for key, it in self.log.items() if key[0] not in old}
         self.counters = Counter({key: n for key, n in self.counters.items() if key[0] in self.workers})
 
     # ---- operators

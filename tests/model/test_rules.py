@@ -39,7 +39,7 @@ WANTED: set[tuple[object, ...]] = {
     *((outcome, verdict) for outcome in Outcome if outcome is not Outcome.LOST for verdict in VERDICTS),
     *(("row was", state, verdict) for state in STATES for verdict in (Verdict.ALREADY_APPLIED, Verdict.FENCED)),
     *(("row was", state, Verdict.APPLIED) for state in LEASED),
-    ("row was", None, Verdict.FENCED),
+    *(("row was", None, verdict) for verdict in (Verdict.ALREADY_APPLIED, Verdict.FENCED)),  # completed without a history
     *(("leads", leads) for leads in (True, False)),
     *(("poisoned", poisoned) for poisoned in (True, False)),
 }

@@ -39,7 +39,17 @@ UNION ALL SELECT 'broken', CAST(h.id AS text), 'a completed attempt has no other
 UNION ALL SELECT 'broken', min(unique_key), 'a unique key is held once', NULL, NULL, NULL, NULL, NULL, NULL FROM tasks
        WHERE status IN ('pending', 'claimed', 'running') AND unique_key IS NOT NULL GROUP BY unique_key HAVING count(*) > 1
 """
-_TABLES: Final = ("tasks", "task_history", "task_attempts", "workers", "leader", "counters", "departures", "queues")
+_TABLES: Final = (
+    "tasks",
+    "task_history",
+    "task_attempts",
+    "task_traces",
+    "workers",
+    "leader",
+    "counters",
+    "departures",
+    "queues",
+)
 
 
 class StillClock:

@@ -14,7 +14,7 @@ import pytest
 from pg_harness import nodes, pages, watched_plans
 from store_harness import ended, info, new, take
 
-from shiftboss.model import Claim, Outcome, new_task_id
+from shiftboss.model import Claim, Lease, Outcome, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.pg_cluster import PgCluster
@@ -36,6 +36,11 @@ SELECT gen_random_uuid(), 'mail:send', 'default', 'completed', 0, '{}', 1, 1, no
   now() + (n %% 3) * interval '1 day', now()
 FROM generate_series(1, %s) n
 """
+_TRACES = """
+INSERT INTO task_traces (first_id, last_id, ended_at, ids, fences)
+SELECT id, id, now(), ARRAY[id], '{1}'
+FROM generate_series(1, %s) n CROSS JOIN LATERAL (SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid) AS id) made
+"""
 
 
 @pytest.fixture(scope="module", params=["analyzed before", "analyzed after"])
@@ -51,6 +56,7 @@ def crowded(pg_cluster: PgCluster, request: pytest.FixtureRequest) -> Iterator[P
             connection.execute("ANALYZE")
         connection.execute(_FUTURE, (ROWS,))
         connection.execute(_HISTORY, (ROWS,))
+        connection.execute(_TRACES, (ROWS,))
         if request.param == "analyzed after":
             connection.execute("ANALYZE")
     yield store
@@ -137,6 +143,38 @@ def test_an_enqueue_opens_the_history_of_few_days(crowded: PostgresStore) -> Non
     days = {table for table, _kind in scans(plan) if table.startswith("task_history")}
     assert 3 <= len(days) <= 4, "yesterday, today, tomorrow and the one for all other days"
     assert sum(node.get("Subplans Removed", 0) for node in nodes(plan["Plan"])) >= 10
+
+
+def test_who_keeps_no_history_goes_by_the_key(crowded: PostgresStore) -> None:
+    crowded.enqueue([new() for _ in range(BATCH * ROUNDS)])
+    with watched_plans(crowded) as plans:
+        for claims in [exchange(crowded, []) for _ in range(ROUNDS)]:
+            answer = crowded.exchange(Exchange(worker_id="w1", ended=list(map(ended, claims)), keep_completed=False))
+            assert len(answer.states) == BATCH
+    ends = [plan for plan in plans if "DELETE FROM tasks" in plan["Query Text"]]
+    assert len(ends) == ROUNDS
+    for plan in ends:
+        assert scans(plan) == {("tasks", "tasks_pkey")}
+        assert pages(plan) < 30 * BATCH
+
+
+def test_traces_are_looked_into_by_their_index(crowded: PostgresStore) -> None:
+    """By an enqueue that is sent again, by one whose ids are new, by a verdict, and by who asks for one task."""
+    sent = [new() for _ in range(400)]
+    crowded.enqueue(sent)
+    while claims := exchange(crowded, []):
+        crowded.exchange(Exchange(worker_id="w1", ended=list(map(ended, claims)), keep_completed=False))
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS):
+            assert {stored.existing for stored in crowded.enqueue(sent)} == {True}
+            assert not crowded.enqueue([new(delay_s=86_400.0) for _ in range(400)])[0].existing
+            assert crowded.has_trace(sent[0].id)
+            crowded.exchange(Exchange(worker_id="w1", ended=[ended(Lease(task.id, 1)) for task in sent[:BATCH]]))
+    looked = [plan for plan in plans if "task_traces c" in plan["Query Text"]]
+    assert len(looked) >= 4 * ROUNDS
+    for plan in looked:
+        assert {kind for table, kind in scans(plan) if table == "task_traces"} <= {"idx_task_traces_ids"}, plan
+        assert pages(plan) < 60 * len(sent)
 
 
 def test_verdicts_go_by_indexes(crowded: PostgresStore) -> None:

@@ -11,13 +11,13 @@ import msgspec
 import psycopg
 import pytest
 from psycopg import sql
-from store_harness import ManualClock, ended, finish_one, lead, put, raw_json, take, take_one
+from store_harness import ManualClock, ended, finish_one, lead, new, put, raw_json, take, take_one
 
 from shiftboss.cli.main import main
 from shiftboss.client import Client
 from shiftboss.errors import OptionError, StoreError
 from shiftboss.model import TaskState
-from shiftboss.store.base import Retention, TaskFilter
+from shiftboss.store.base import Exchange, Retention, TaskFilter
 from shiftboss.store.open import open_store
 from shiftboss.store.postgres.roles import grant_roles
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
@@ -25,7 +25,10 @@ from tests.conftest import PG_ROLES, as_owner, as_role
 from tests.pg_cluster import PgCluster
 
 SECRET = "not for everybody"
-TABLES = ("tasks", "task_history", "task_attempts", "workers", "leader", "queues", "counters", "departures", "schema_migrations")
+TABLES = (
+    *("tasks", "task_history", "task_attempts", "task_traces", "workers", "leader", "queues", "counters", "departures"),
+    "schema_migrations",
+)
 
 
 @pytest.fixture
@@ -158,6 +161,8 @@ def test_a_producer_enqueues_by_its_own_connection_and_in_a_transaction(dsn: str
         "SELECT type FROM tasks",
         "SELECT result FROM task_history",
         "SELECT error FROM task_attempts",
+        "SELECT fences FROM task_traces",
+        "DELETE FROM task_traces",
         "INSERT INTO tasks (id, type, status, worker_id) VALUES (gen_random_uuid(), 't', 'running', 'w')",
         "INSERT INTO tasks (id, type, fence) VALUES (gen_random_uuid(), 't', 9)",
         "INSERT INTO tasks (id, type, attempts) VALUES (gen_random_uuid(), 't', 9)",
@@ -174,6 +179,17 @@ def test_a_producer_enqueues_by_its_own_connection_and_in_a_transaction(dsn: str
 )
 def test_a_producer_may_not(statement: str, dsn: str) -> None:
     assert denied(as_role(dsn, "producer"), statement)
+
+
+def test_a_producer_that_sends_again_is_known_also_where_no_history_is_kept(dsn: str, worker: PostgresStore) -> None:
+    producer = open_postgres(as_role(dsn, "producer"))
+    batches = [[new()], [new() for _ in range(400)]]
+    for batch in batches:
+        producer.enqueue(batch)
+        ends = list(map(ended, take(worker, 1_000)))
+        worker.exchange(Exchange(worker_id="w1", ended=ends, keep_completed=False))
+        assert {stored.existing for stored in producer.enqueue(batch)} == {True}
+    producer.close()
 
 
 def test_a_producer_that_asks_for_a_task_is_told_why_not(dsn: str) -> None:

@@ -12,7 +12,8 @@ from store_harness import ManualClock, ended, finish, finish_one, lead, put, tak
 
 from shiftboss.errors import SchemaError
 from shiftboss.model import TaskState
-from shiftboss.store.base import MigrationPlan, Retention
+from shiftboss.store.base import Exchange, MigrationPlan, Retention
+from shiftboss.store.postgres import migrate
 from shiftboss.store.postgres.migrate import migrations
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.conftest import as_owner
@@ -61,6 +62,26 @@ def test_a_schema_without_our_newest_migration_names_the_command(pg_database: st
         with pytest.raises(SchemaError, match="shiftboss db migrate"):
             store.check_schema()
         connection.execute("UPDATE schema_migrations SET version = %s WHERE version = 0", (migrations()[-1][0],))
+    store.close()
+
+
+def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_its_tasks(
+    pg_empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, every = open_postgres(pg_empty_database), migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "migrations", lambda: every[:2])
+        store.migrate()
+    with psycopg.connect(pg_empty_database) as connection:
+        connection.execute("INSERT INTO tasks (id, type) VALUES ('01900000-0000-7000-8000-000000000001', 'mail:send')")
+    with pytest.raises(SchemaError, match="shiftboss db migrate"):
+        store.check_schema()
+    assert [version for version, *_ in store.migrate().steps] == [version for version, *_ in every[2:]]
+    store.check_schema()
+    claim = take_one(store)
+    answer = store.exchange(Exchange(worker_id="w1", ended=[ended(claim)], keep_completed=False))
+    assert list(answer.states) == [TaskState.COMPLETED]
+    assert store.has_trace(claim.task_id)
     store.close()
 
 

@@ -19,6 +19,7 @@ from store_harness import ManualClock, ended, finish_one, lead, new, put, take, 
 
 from shiftboss.errors import SchemaError, StoreCorrupt, StoreError, StoreUnavailable
 from shiftboss.model import TaskState
+from shiftboss.store.base import Exchange
 from shiftboss.store.sqlite import SqliteStore, files, migrate, open_sqlite
 from shiftboss.store.sqlite.statements import SQL
 
@@ -279,7 +280,7 @@ def test_twenty_processes_that_start_at_once_migrate_once(path: Path) -> None:
         out, _ = process.communicate(timeout=100)
         assert process.returncode == 0
         answers.append(int(out))
-    assert sorted(answers) == [0] * 19 + [1]
+    assert sorted(answers) == [0] * 19 + [len(migrate.migrations())]
 
 
 WORK = """
@@ -343,7 +344,8 @@ def test_a_database_without_schema_names_the_command(path: Path) -> None:
     with pytest.raises(SchemaError, match="shiftboss db migrate"):
         store.enqueue([new()])
     plan = store.migration_plan()
-    assert (plan.current, plan.target, len(plan.steps)) == (0, 1, 1)
+    every = migrate.migrations()
+    assert (plan.current, plan.target, len(plan.steps)) == (0, every[-1][0], len(every))
     assert "CREATE TABLE tasks" in plan.steps[0][2]
     assert store.migrate() == plan
     assert store.migrate().steps == []
@@ -357,6 +359,35 @@ def test_a_schema_from_the_future_is_refused(only: SqliteStore) -> None:
     for act in (only.check_schema, only.migrate, only.migration_plan):
         with pytest.raises(SchemaError, match="newer"):
             act()
+
+
+def test_a_database_of_an_earlier_version_is_brought_up_to_date_with_its_tasks(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = migrate.migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "migrations", lambda: every[:1])
+        old = open_sqlite(path)
+        old.migrate()
+        old.close()
+    connection = sqlite3.connect(path)
+    moment = "'2026-01-01 00:00:00.000000'"
+    connection.execute(
+        "INSERT INTO tasks (id, type, enqueued_at, run_at, updated_at) "
+        f"VALUES ('01900000-0000-7000-8000-000000000001', 'mail:send', {moment}, {moment}, {moment})"
+    )
+    connection.commit()
+    connection.close()
+    store = open_sqlite(path)
+    with pytest.raises(SchemaError, match="shiftboss db migrate"):
+        store.check_schema()
+    assert [version for version, *_ in store.migrate().steps] == [version for version, *_ in every[1:]]
+    store.check_schema()
+    (claim,) = take(store)
+    answer = store.exchange(Exchange(worker_id="w1", ended=[ended(claim)], keep_completed=False))
+    assert list(answer.states) == [TaskState.COMPLETED]
+    assert store.has_trace(claim.task_id)
+    store.close()
 
 
 def test_a_migration_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +446,8 @@ def test_lanes_hop_over_the_index(filled: SqliteStore) -> None:
         ("match_history_by_id", {"ids": "[]", "status": None, "type": None, "queue": None, "worker_id": None, "tag": None}),
         ("delete_history", {"ids": "[]"}),
         ("delete_attempts", {"ids": "[]"}),
+        ("delete_attempts_of_gone", {"ids": "[]"}),
+        ("forget_completed", {"rows": "[]"}),
         ("stored_before", {"leases": "[]"}),
     ],
 )
@@ -433,6 +466,11 @@ def test_ids_are_looked_up_by_primary_key(filled: SqliteStore, query: str, value
         ("clear_results", {"before": "2", "limit": 9}, "idx_history_results"),
         ("owned", {"worker_id": "w"}, "idx_tasks_live"),
         ("holders_of_keys", {"rows": "[]"}, "idx_tasks_unique"),
+        ("prunable_traces", {"before": "2", "limit": 9}, "idx_task_traces_ended"),
+        ("has_trace", {"id": "x"}, "idx_task_traces_ids (last_id>?)"),
+        ("known_ids", {"rows": "[]"}, "idx_task_traces_ids (last_id>?)"),
+        ("stored_before", {"leases": "[]"}, "idx_task_traces_ids (last_id>?)"),
+        ("enqueue", {"rows": "[]"}, "idx_task_traces_ids (last_id>?)"),
         ("count_pending", {}, "COVERING INDEX idx_tasks_claimable"),
         ("count_dead", {}, "COVERING INDEX idx_tasks_dead"),
         ("count_ended", {}, "COVERING INDEX idx_history_finished"),

@@ -19,7 +19,7 @@ import typer
 
 from shiftboss.cli.main import main, make_app
 from shiftboss.config import load_settings
-from shiftboss.model import NewTask, TaskState, TypeInfo, WorkerView, new_task_id
+from shiftboss.model import Ended, NewTask, Outcome, TaskState, TypeInfo, WorkerView, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, Store
 from shiftboss.store.open import open_store
 
@@ -236,6 +236,18 @@ def test_show_says_all_or_exits_1(cli: Cli, store: Store) -> None:
     missing = cli("tasks", "show", NO_TASK)
     assert (missing.code, missing.out) == (1, "")
     assert NO_TASK in missing.err
+
+
+def test_show_says_that_no_history_is_kept(cli: Cli, store: Store) -> None:
+    task_id = add(store)
+    hold(store)
+    end = Ended(task_id=task_id, fence=1, outcome=Outcome.SUCCESS)
+    store.exchange(Exchange(worker_id="worker-1", ended=[end], keep_completed=False))
+    for option in ((), ("--json",)):
+        shown = cli("tasks", "show", task_id, *option)
+        assert (shown.code, shown.out) == (1, "")
+        assert "has completed" in shown.err
+        assert "completed_retention" in shown.err
 
 
 def test_cancel_retry_and_delete_move_what_they_name(cli: Cli, store: Store) -> None:

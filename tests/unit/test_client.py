@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from shiftboss import (
     TaskFailed,
     TaskNotFinished,
     TaskNotFound,
+    TaskNotKept,
     configure,
     default_client,
     task,
 )
 from shiftboss import default as default_module
 from shiftboss.default import using_client
+from shiftboss.handle import Handle
 from shiftboss.model import NULL, Ended, Outcome, TaskState, WorkerView
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
 from shiftboss.store.open import open_store
@@ -59,7 +61,7 @@ def client(database_url: str) -> Iterator[Client]:
         yield it
 
 
-def end(client: Client, task_id: str, outcome: Outcome, **how: Any) -> None:
+def end(client: Client, task_id: str, outcome: Outcome, keep_completed: bool = True, **how: Any) -> None:
     """Claim one task and end it, as a worker would."""
     store = open_store(client.database_url)
     now = store.now()
@@ -71,7 +73,8 @@ def end(client: Client, task_id: str, outcome: Outcome, **how: Any) -> None:
     lane = LaneAsk(queue=view.queue, priority=view.priority, limit=100)
     claims = store.exchange(Exchange(worker_id="w", claim=ClaimAsk(lanes=[lane], limit=100, running=100, types=types))).claims
     (fence,) = [claim.fence for claim in claims if claim.task_id == task_id]
-    store.exchange(Exchange(worker_id="w", ended=[Ended(task_id=task_id, fence=fence, outcome=outcome, **how)]))
+    ended = Ended(task_id=task_id, fence=fence, outcome=outcome, **how)
+    store.exchange(Exchange(worker_id="w", ended=[ended], keep_completed=keep_completed))
     store.close()
 
 
@@ -193,6 +196,37 @@ def test_missing_and_misfit_results_are_told_apart(client: Client) -> None:
     end(client, misfit.id, Outcome.SUCCESS, result=msgspec.Raw(b'"x"'))
     with pytest.raises(ResultError, match="does not fit"):
         misfit.result(timeout=0)
+
+
+def test_where_no_history_is_kept_every_way_to_look_says_so(client: Client) -> None:
+    handle, waiting = send.enqueue(7), []
+    looks = (handle.view, handle.status, lambda: handle.result(timeout=0), client.handle(handle.id).result)
+    thread = threading.Thread(target=lambda: waiting.append(_refused(lambda: handle.result(timeout=30))))
+    thread.start()
+    end(client, handle.id, Outcome.SUCCESS, keep_completed=False, result=msgspec.Raw(b"7"))
+    thread.join(30)
+    for said in (*map(_refused, looks), *waiting):
+        assert "has completed" in said
+        assert "completed_retention" in said
+    assert len(waiting) == 1
+    assert client.get(handle.id) is None
+    assert client.has_trace(handle.id)
+    assert not client.has_trace("no such thing")
+
+
+def test_whoever_waits_for_a_task_of_its_own_transaction_is_told_too(client: Client) -> None:
+    """Such a handle takes a task that is not there for one that is not committed yet."""
+    handle = send.enqueue(7)
+    joined = Handle(client, handle.id, send, joined=True)
+    end(client, handle.id, Outcome.SUCCESS, keep_completed=False, result=msgspec.Raw(b"7"))
+    with pytest.raises(TaskNotKept):
+        joined.result(timeout=30)
+
+
+def _refused(look: Callable[[], object]) -> str:
+    with pytest.raises(TaskNotKept) as caught:
+        look()
+    return str(caught.value)
 
 
 def test_failed_task_raises_with_the_remote_traceback(client: Client) -> None:

@@ -370,6 +370,12 @@ def test_settings_that_clash_are_named_together(text: str, named: list[str]) -> 
     assert [part for part in named if part not in mistake] == []
 
 
+@pytest.mark.parametrize("text", ["0", '"0"', '"0s"'])
+def test_who_keeps_no_history_need_not_say_how_long_its_results_are_kept(text: str) -> None:
+    assert not load_settings(file=write("good.toml", f"completed_retention = {text}"), environ={}).settings.keeps_completed
+    assert len(mistakes('completed_retention = "1s"')) == 1
+
+
 def test_a_clash_with_a_setting_that_is_wrong_by_itself_is_not_reported() -> None:
     (mistake,) = mistakes('heartbeat_interval = "20s"\nworker_timeout = "soon"')
     assert mistake.startswith("bad.toml:2: worker_timeout")

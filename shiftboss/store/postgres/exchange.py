@@ -44,6 +44,7 @@ from shiftboss.store.postgres.params import (
     counter_params,
     durations_of,
     end_params,
+    forget_params,
     is_uuid,
     key_params,
     lease_keys,
@@ -186,8 +187,10 @@ def _ledger(request: Exchange) -> str:
 def _end_statements(request: Exchange, ended: Sequence[Ended], now: datetime | None) -> Iterator[_End]:
     successes = [item for item in ended if item.outcome is Outcome.SUCCESS]
     others = [item for item in ended if item.outcome is not Outcome.SUCCESS]
-    if successes:
+    if successes and request.keep_completed:
         yield _End("complete_tasks", complete_params(_ledger(request), successes, now), successes)
+    elif successes:
+        yield _End("forget_completed", forget_params(_ledger(request), successes, now), successes)
     if others:
         yield _End("end_attempts", end_params(_ledger(request), others, now), others)
 

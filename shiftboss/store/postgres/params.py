@@ -46,6 +46,17 @@ def complete_params(worker_id: str, ended: Sequence[Ended], now: datetime | None
     }
 
 
+def forget_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
+    ids = [item.task_id for item in ended]
+    return {
+        **key_params([(item.task_id, item.fence) for item in ended]),
+        "first": min(ids, key=str.lower),  # as the server sorts them
+        "last": max(ids, key=str.lower),
+        "slot": worker_id,
+        "now": now,
+    }
+
+
 def end_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
     return {
         **key_params([(item.task_id, item.fence) for item in ended]),

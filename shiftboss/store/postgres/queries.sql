@@ -66,6 +66,8 @@ WITH given AS (
     SELECT 1 FROM task_history h WHERE h.id = given.id
       AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
       AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
+    AND NOT EXISTS (
+    SELECT 1 FROM task_traces c WHERE c.last_id >= given.id AND c.first_id <= given.id AND given.id = ANY (c.ids))
   ON CONFLICT DO NOTHING
   RETURNING id, run_at > enqueued_at AS later
 ), rung AS MATERIALIZED (
@@ -99,17 +101,21 @@ COPY tasks (id, args, type, queue, priority, max_attempts, timeout_s, tags, meta
 FROM STDIN (FORMAT binary);
 
 -- name: any_ended_between
--- Whether any task has ended whose id is between these. Ids are in the order of their time.
+-- Whether a task can have ended whose id is between these. Ids are in the order of their time.
 SELECT EXISTS (
   SELECT 1 FROM task_history h WHERE h.id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
     AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
-    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day');
+    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
+OR EXISTS (SELECT 1 FROM task_traces c WHERE c.last_id >= CAST(:first AS uuid) AND c.first_id <= CAST(:last AS uuid));
 
 -- name: any_ended
 SELECT EXISTS (
   SELECT 1 FROM unnest(CAST(:ids AS uuid[])) AS g(id) JOIN task_history h ON h.id = g.id
   WHERE h.finished_at >= to_timestamp(CAST(:since AS double precision))
-    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day');
+    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
+OR EXISTS (
+  SELECT 1 FROM unnest(CAST(:ids AS uuid[])) AS g(id) JOIN task_traces c ON c.last_id >= g.id AND c.first_id <= g.id
+  WHERE g.id = ANY (c.ids));
 
 -- name: find_existing
 -- Its own id first, alive or ended: whoever sends a batch again means that task, whoever has its unique key by now. The
@@ -118,7 +124,8 @@ SELECT CAST(g.id AS text), CAST(coalesce(t.id, (
     SELECT h.id FROM task_history h WHERE h.id = g.id
       AND h.finished_at >= to_timestamp(
             CAST(CAST('x' || left(replace(CAST(g.id AS text), '-', ''), 12) AS bit(48)) AS bigint) / 1000.0 - 86400)
-    LIMIT 1), k.id) AS text)
+    LIMIT 1), (
+    SELECT g.id FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id AND g.id = ANY (c.ids) LIMIT 1), k.id) AS text)
 FROM json_to_recordset(CAST(:rows AS json)) AS g(id uuid, unique_key text)
 LEFT JOIN tasks k ON k.unique_key = g.unique_key AND k.status IN ('pending', 'claimed', 'running')
 LEFT JOIN tasks t ON t.id = g.id;
@@ -132,6 +139,11 @@ SELECT {history_columns}, {history_bodies} FROM task_history h WHERE id = CAST(:
 SELECT {task_columns}, {no_bodies} FROM tasks t WHERE id = CAST(:id AS uuid)
 UNION ALL
 SELECT {history_columns}, {no_bodies} FROM task_history h WHERE id = CAST(:id AS uuid);
+
+-- name: has_trace
+SELECT EXISTS (
+  SELECT 1 FROM task_traces c
+  WHERE c.last_id >= CAST(:id AS uuid) AND c.first_id <= CAST(:id AS uuid) AND CAST(:id AS uuid) = ANY (c.ids));
 
 -- name: get_attempts
 SELECT CAST(task_id AS text), fence, attempt, outcome, ended_at, worker_id, started_at, duration_s, error, traceback
@@ -297,6 +309,25 @@ WITH gone AS (
 )
 SELECT type, places FROM stored;
 
+-- name: forget_completed
+-- Success in a worker without a history: the row is deleted and counted, and leaves a trace with all others of its type.
+WITH gone AS (
+  DELETE FROM tasks t
+  USING unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) WITH ORDINALITY AS given(id, fence, place)
+  WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
+  RETURNING t.id, t.fence, t.type, given.place
+), stored AS MATERIALIZED (
+  SELECT type, array_agg(place) AS places, array_agg(id) AS ids, array_agg(fence) AS fences FROM gone GROUP BY type
+), traced AS (
+  INSERT INTO task_traces (first_id, last_id, ended_at, ids, fences)
+  SELECT CAST(:first AS uuid), CAST(:last AS uuid), coalesce(CAST(:now AS timestamptz), statement_timestamp()), ids, fences
+  FROM stored
+), counted AS (
+  INSERT INTO departures (slot, type, n) SELECT :slot, type, cardinality(places) FROM stored
+  ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n
+)
+SELECT type, places FROM stored;
+
 -- name: end_attempts
 -- Every end but success, by its holder; `released` (never ran) and `lost` (its worker is gone) are written here too.
 --   free:     a prefetched task handed back; nothing was charged and nothing is refunded
@@ -429,6 +460,8 @@ WHERE id = ANY (CAST(:ids AS uuid[])) AND NOT EXISTS (SELECT 1 FROM free WHERE f
 -- has done. What someone else ended is `lost` among the attempts, or cancelled in the history without an attempt.
 SELECT CAST(g.id AS text), g.fence,
   EXISTS (SELECT 1 FROM task_history h WHERE h.id = g.id AND h.fence = g.fence AND h.status = 'completed')
+  OR EXISTS (SELECT 1 FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id
+             AND c.fences[array_position(c.ids, g.id)] = g.fence)
   OR EXISTS (SELECT 1 FROM task_attempts a WHERE a.task_id = g.id AND a.fence = g.fence AND a.outcome <> 'lost')
 FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS g(id, fence);
 
@@ -588,6 +621,14 @@ WITH old AS (
   ORDER BY ended_at LIMIT CAST(:most AS integer)
 )
 DELETE FROM task_attempts a USING old WHERE a.task_id = old.task_id AND a.fence = old.fence;
+
+-- name: prune_traces
+WITH old AS (
+  SELECT ctid AS spot FROM task_traces
+  WHERE ended_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
+  LIMIT CAST(:most AS integer)
+)
+DELETE FROM task_traces c USING old WHERE c.ctid = old.spot;
 
 -- name: partitions
 -- Its bounds stand in a partition's name. Its second column is the planner's count of rows: 0 or -1

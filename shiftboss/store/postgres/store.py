@@ -113,6 +113,9 @@ class PostgresStore:
         found = operate.read_tasks(self._link, "get_task", {"id": task_id}) if is_uuid(task_id) else []
         return rows.task_view(found[0]) if found else None
 
+    def has_trace(self, task_id: str) -> bool:
+        return is_uuid(task_id) and bool(self._link.rows("has_trace", {"id": task_id}, pinned=True)[0][0])
+
     def attempts(self, task_id: str) -> list[AttemptView]:
         found = self._link.rows("get_attempts", {"id": task_id}) if is_uuid(task_id) else []
         return [rows.attempt_view(row) for row in found]

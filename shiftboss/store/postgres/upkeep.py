@@ -13,7 +13,7 @@ from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.lease import LeaderLease
 from shiftboss.model import Outcome, TaskState
-from shiftboss.store.base import Election, Recovered, Retention
+from shiftboss.store.base import TRACE_S, Election, Recovered, Retention
 from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import BoundedConnection, Link, bounds, run
@@ -148,6 +148,7 @@ class Upkeep:
                 pruned += _count(run(connection, query, {**base, "status": status, "keep_s": keep_s}))
             run(connection, "clear_results", {**base, "keep_s": retention.result_s})
             run(connection, "prune_attempts", {**base, "keep_s": longest_s})
+            pruned += run(connection, "prune_traces", {**base, "keep_s": TRACE_S}).rowcount
             run(connection, "fold_departures", {})
             run(connection, "forget_counters", {})
         return pruned

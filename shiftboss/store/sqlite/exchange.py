@@ -18,7 +18,7 @@ from shiftboss.store.sqlite import settle
 from shiftboss.store.sqlite.claim import claim
 from shiftboss.store.sqlite.database import Database, savepoint
 from shiftboss.store.sqlite.errors import DATA_ERRORS, RowRefused
-from shiftboss.store.sqlite.ledger import Ledger, add_counters, complete, duration_of, storable
+from shiftboss.store.sqlite.ledger import Ledger, add_counters, complete, duration_of, forget, storable
 from shiftboss.store.sqlite.settle import Held
 from shiftboss.store.sqlite.statements import SQL
 from shiftboss.store.sqlite.times import to_text
@@ -40,7 +40,7 @@ def exchange(database: Database, request: Exchange, now: datetime) -> Exchanged:
 
 
 def _apply(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
-    verdicts, states = _end(connection, request.worker_id, request.ended, now)
+    verdicts, states = _end(connection, request, request.ended, now)
     _start(connection, request.starts, now)
     _release(connection, request.releases, now)
     _note_progress(connection, request.progress)
@@ -51,7 +51,7 @@ def _apply(connection: sqlite3.Connection, request: Exchange, now: datetime) -> 
 
 def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
     # Something in the batch cannot be stored: find it by storing each row under a savepoint of its own.
-    results = [_end_one(connection, request.worker_id, ended, now) for ended in request.ended]
+    results = [_end_one(connection, request, ended, now) for ended in request.ended]
     _each(connection, request.starts, lambda lease: _start(connection, [lease], now))
     _each(connection, request.releases, lambda lease: _release(connection, [lease], now))
     _each(connection, request.progress, lambda progress: _note_progress(connection, [progress]))
@@ -60,12 +60,12 @@ def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: dateti
     return Exchanged(verdicts=[verdict for verdict, _ in results], states=[state for _, state in results], claims=claims)
 
 
-def _end_one(connection: sqlite3.Connection, worker_id: str, ended: Ended, now: datetime) -> tuple[Verdict, TaskState | None]:
+def _end_one(connection: sqlite3.Connection, request: Exchange, ended: Ended, now: datetime) -> tuple[Verdict, TaskState | None]:
     # Without its result, times and traceback a task can still end; a task that cannot would block its worker for ever.
     for attempt in (ended, msgspec.structs.replace(ended, result=NULL, traceback=None, started_at=None, duration_s=0.0)):
         try:
             with savepoint(connection):
-                verdicts, states = _end(connection, worker_id, [attempt], now)
+                verdicts, states = _end(connection, request, [attempt], now)
                 return verdicts[0], states[0]
         except DATA_ERRORS as error:
             _log.warning(
@@ -84,7 +84,7 @@ def _each(connection: sqlite3.Connection, items: Iterable[_Item], act: Callable[
 
 
 def _end(
-    connection: sqlite3.Connection, worker_id: str, batch: Sequence[Ended], now: datetime
+    connection: sqlite3.Connection, request: Exchange, batch: Sequence[Ended], now: datetime
 ) -> tuple[list[Verdict], list[TaskState | None]]:
     if not batch:
         return [], []
@@ -94,16 +94,17 @@ def _end(
     left: Sequence[int] = range(len(batch))
     ids = {ended.task_id for ended in batch}
     if len(ids) == len(batch):  # else of two with one fence the first counts
-        left = _complete(connection, batch, now, verdicts, states, tally)
+        left = _complete(connection, request, batch, now, verdicts, states, tally)
     if left:
-        _end_others(connection, batch, left, now, verdicts, states, tally)
-    add_counters(connection, worker_id, tally.deltas())
+        _end_others(connection, request, batch, left, now, verdicts, states, tally)
+    add_counters(connection, request.worker_id, tally.deltas())
     _tell_resends(connection, batch, verdicts)
     return verdicts, states
 
 
 def _complete(
     connection: sqlite3.Connection,
+    request: Exchange,
     batch: Sequence[Ended],
     now: datetime,
     verdicts: list[Verdict],
@@ -115,7 +116,8 @@ def _complete(
     if not successes:
         return range(len(batch))
     durations: defaultdict[str, list[float]] = defaultdict(list)
-    done = complete(connection, [batch[index] for index in successes.values()], now)
+    store = complete if request.keep_completed else forget
+    done = store(connection, [batch[index] for index in successes.values()], now)
     for task_id, type_ in done:
         index = successes[task_id]
         verdicts[index], states[index] = Verdict.APPLIED, TaskState.COMPLETED
@@ -127,6 +129,7 @@ def _complete(
 
 def _end_others(
     connection: sqlite3.Connection,
+    request: Exchange,
     batch: Sequence[Ended],
     places: Sequence[int],
     now: datetime,
@@ -136,7 +139,7 @@ def _end_others(
 ) -> None:
     """Store these ends of the batch one decision at a time."""
     held = held_rows(connection, [batch[index].task_id for index in places])
-    ledger = Ledger(now)
+    ledger = Ledger(now, request.keep_completed)
     for index in places:
         ended = batch[index]
         row = held.get(ended.task_id)

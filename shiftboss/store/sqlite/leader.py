@@ -12,7 +12,7 @@ import msgspec
 
 from shiftboss.lease import LeaderLease
 from shiftboss.model import Outcome, TaskState
-from shiftboss.store.base import Election, Recovered, Retention
+from shiftboss.store.base import TRACE_S, Election, Recovered, Retention
 from shiftboss.store.counting import Applied, outcome_counters
 from shiftboss.store.sqlite import settle
 from shiftboss.store.sqlite.database import savepoint
@@ -27,6 +27,7 @@ _log: Final = logging.getLogger(__name__)
 # A term that ends later than this many of ours was written before the wall clock was set back.
 _LONGEST_TERM: Final = 2.0
 _BATCH: Final = 200
+_leases: Final = msgspec.json.Decoder(list[tuple[str, int]])
 
 
 def elect(connection: sqlite3.Connection, worker_id: str, term_s: float, now: datetime) -> Election:
@@ -157,6 +158,7 @@ def prune(connection: sqlite3.Connection, retention: Retention, limit: int, now:
     left -= _prune_history(connection, TaskState.COMPLETED, after(now, -retention.completed_s), left)
     left -= _prune_history(connection, TaskState.CANCELLED, after(now, -retention.cancelled_s), left)
     left -= _prune_dead_letters(connection, after(now, -retention.dead_letter_s), left, now)
+    left -= _prune_traces(connection, after(now, -TRACE_S), left)
     before = to_text(after(now, -retention.result_s))
     left -= connection.execute(SQL["clear_results"], {"before": before, "limit": left}).rowcount
     connection.execute(SQL["prune_counters"])
@@ -172,6 +174,15 @@ def _prune_history(connection: sqlite3.Connection, status: TaskState, before: da
 def _prune_dead_letters(connection: sqlite3.Connection, before: datetime, limit: int, now: datetime) -> int:
     found = connection.execute(SQL["prunable_dead_letters"], {"before": to_text(before), "limit": limit}).fetchall()
     delete_tasks(connection, [row[0] for row in found], now)
+    return len(found)
+
+
+def _prune_traces(connection: sqlite3.Connection, before: datetime, limit: int) -> int:
+    found = connection.execute(SQL["prunable_traces"], {"before": to_text(before), "limit": limit}).fetchall()
+    # Only who was claimed before can have failed before.
+    again = [task_id for _, leases in found for task_id, fence in _leases.decode(leases) if fence > 1]
+    connection.execute(SQL["delete_attempts_of_gone"], {"ids": msgspec.json.encode(again).decode()})
+    connection.execute(SQL["delete_traces"], {"rows": msgspec.json.encode([row[0] for row in found]).decode()})
     return len(found)
 
 

@@ -24,10 +24,12 @@ _json_decoder: Final = msgspec.json.Decoder(msgspec.Raw)
 class Ledger:
     """The writes of one transaction, by statement; `write` stores them."""
 
-    def __init__(self, now: datetime) -> None:
+    def __init__(self, now: datetime, keep_completed: bool = True) -> None:
         self._now = to_text(now)
+        self._keep_completed = keep_completed
         self._back: list[tuple[object, ...]] = []
         self._archived: list[tuple[object, ...]] = []
+        self._forgotten: list[tuple[str, int]] = []
         self._attempts: list[tuple[object, ...]] = []
         self._departed: Counter[str] = Counter()
 
@@ -86,13 +88,18 @@ class Ledger:
             rows = msgspec.json.encode(self._archived).decode()
             connection.execute(SQL["archive"], {"rows": rows, "now": self._now})
             connection.execute(SQL["delete_archived"], {"ids": msgspec.json.encode([row[0] for row in self._archived]).decode()})
+        if self._forgotten:
+            _forget(connection, self._forgotten, self._now)
         _many(connection, "add_attempt", self._attempts)
         _many(connection, "depart", list(self._departed.items()))
 
     def _moved(
         self, held: Held, move: Move, result: str | None = None, started_at: str | None = None, duration_s: float | None = None
     ) -> None:
-        if move.state in (TaskState.COMPLETED, TaskState.CANCELLED):
+        if move.state is TaskState.COMPLETED and not self._keep_completed:
+            self._forgotten.append((held.id, held.fence))
+            self._departed[held.type] += 1
+        elif move.state in (TaskState.COMPLETED, TaskState.CANCELLED):
             self._archive(held.id, held.type, move.state, move.attempts, move.error, result, started_at, duration_s)
         else:
             self._back.append((held.id, move.state, move.attempts, move.refunds, move.next_retry_at, move.error, self._now))
@@ -125,6 +132,22 @@ def complete(connection: sqlite3.Connection, successes: Sequence[Ended], now: da
         connection.execute(SQL["delete_archived"], {"ids": encode([task_id for task_id, _ in done]).decode()})
         _many(connection, "depart", list(Counter(type_ for _, type_ in done).items()))
     return done
+
+
+def forget(connection: sqlite3.Connection, successes: Sequence[Ended], now: datetime) -> list[tuple[str, str]]:
+    """`complete` for a worker without a history: nothing but a trace is left."""
+    done = _forget(connection, [(one.task_id, one.fence) for one in successes], to_text(now))
+    _many(connection, "depart", list(Counter(type_ for _, type_ in done).items()))
+    return done
+
+
+def _forget(connection: sqlite3.Connection, leases: Sequence[tuple[str, int]], now: str) -> list[tuple[str, str]]:
+    rows = connection.execute(SQL["forget_completed"], {"rows": msgspec.json.encode(leases).decode()}).fetchall()
+    if rows:
+        ids = [row[0] for row in rows]
+        trace = msgspec.json.encode([(task_id, fence) for task_id, fence, _ in rows]).decode()
+        connection.execute(SQL["add_trace"], (max(ids), min(ids), now, trace))
+    return [(task_id, type_) for task_id, _, type_ in rows]
 
 
 def duration_of(ended: Ended) -> float:

@@ -76,6 +76,11 @@ SELECT
     json_extract(value, '$[10]')
 FROM json_each(:rows)
 WHERE NOT EXISTS (SELECT 1 FROM task_history AS h WHERE h.id = json_extract(value, '$[0]'))
+  AND NOT EXISTS (
+    SELECT 1 FROM task_traces AS c
+    WHERE c.last_id >= json_extract(value, '$[0]') AND c.first_id <= json_extract(value, '$[0]')
+      AND instr(c.leases, json_extract(value, '$[0]'))
+)
 ORDER BY key
 ON CONFLICT DO NOTHING
 RETURNING id;
@@ -86,6 +91,7 @@ RETURNING id;
 INSERT INTO tasks (id, type, queue, priority, args, max_attempts, timeout_s, unique_key, tags, meta, enqueued_at, run_at, updated_at)
 SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?11
 WHERE NOT EXISTS (SELECT 1 FROM task_history AS h WHERE h.id = ?1)
+  AND NOT EXISTS (SELECT 1 FROM task_traces AS c WHERE c.last_id >= ?1 AND c.first_id <= ?1 AND instr(c.leases, ?1))
 ON CONFLICT DO NOTHING;
 
 -- name: enqueue_new
@@ -96,7 +102,8 @@ ON CONFLICT DO NOTHING;
 
 -- name: any_ended_between
 -- Ids made one after the other stand side by side, so one look nearly always answers for a whole batch.
-SELECT EXISTS (SELECT 1 FROM task_history WHERE id BETWEEN :first AND :last);
+SELECT EXISTS (SELECT 1 FROM task_history WHERE id BETWEEN :first AND :last)
+    OR EXISTS (SELECT 1 FROM task_traces WHERE last_id >= :first AND first_id <= :last);
 
 -- name: holders_of_keys
 -- Which task holds each unique key now.
@@ -108,13 +115,17 @@ WHERE t.unique_key IS NOT NULL AND t.status IN ('pending', 'claimed', 'running')
 -- name: known_ids
 SELECT k.value
 FROM json_each(:rows) AS k
-WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = k.value) OR EXISTS (SELECT 1 FROM task_history AS h WHERE h.id = k.value);
+WHERE EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = k.value) OR EXISTS (SELECT 1 FROM task_history AS h WHERE h.id = k.value)
+  OR EXISTS (SELECT 1 FROM task_traces AS c WHERE c.last_id >= k.value AND c.first_id <= k.value AND instr(c.leases, k.value));
 
 -- name: get_task
 SELECT * FROM tasks WHERE id = :id;
 
 -- name: get_ended_task
 SELECT * FROM task_history WHERE id = :id;
+
+-- name: has_trace
+SELECT 1 FROM task_traces WHERE last_id >= :id AND first_id <= :id AND instr(leases, :id) LIMIT 1;
 
 -- name: get_attempts
 SELECT * FROM task_attempts WHERE task_id = :id ORDER BY fence;
@@ -215,6 +226,16 @@ CROSS JOIN tasks AS t ON t.id = json_extract(r.value, '$[0]')
 WHERE t.fence = json_extract(r.value, '$[1]') AND t.status IN ('claimed', 'running')
 RETURNING id, type;
 
+-- name: forget_completed
+-- Success in a worker without a history, followed by add_trace. Each row: id, fence.
+DELETE FROM tasks
+WHERE (id, fence) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(:rows))
+  AND status IN ('claimed', 'running')
+RETURNING id, fence, type;
+
+-- name: add_trace
+INSERT INTO task_traces (last_id, first_id, ended_at, leases) VALUES (?1, ?2, ?3, ?4);
+
 -- name: delete_archived
 DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:ids));
 
@@ -239,6 +260,11 @@ WHERE EXISTS (
 ) OR EXISTS (
     SELECT 1 FROM task_attempts AS a
     WHERE a.task_id = json_extract(i.value, '$[0]') AND a.fence = json_extract(i.value, '$[1]') AND a.outcome <> 'lost'
+) OR EXISTS (
+    -- leases was written as this array was, so what stands in the one can be found in the other.
+    SELECT 1 FROM task_traces AS c
+    WHERE c.last_id >= json_extract(i.value, '$[0]') AND c.first_id <= json_extract(i.value, '$[0]')
+      AND instr(c.leases, i.value)
 );
 
 -- name: start
@@ -343,6 +369,18 @@ DELETE FROM task_history WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: delete_attempts
 DELETE FROM task_attempts WHERE task_id IN (SELECT value FROM json_each(:ids));
+
+-- name: prunable_traces
+SELECT rowid, leases FROM task_traces WHERE ended_at < :before ORDER BY ended_at LIMIT :limit;
+
+-- name: delete_traces
+DELETE FROM task_traces WHERE rowid IN (SELECT value FROM json_each(:rows));
+
+-- name: delete_attempts_of_gone
+DELETE FROM task_attempts
+WHERE task_id IN (SELECT value FROM json_each(:ids))
+  AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = task_attempts.task_id)
+  AND NOT EXISTS (SELECT 1 FROM task_history AS h WHERE h.id = task_attempts.task_id);
 
 -- name: prune_counters
 DELETE FROM counters WHERE worker_id NOT IN (SELECT id FROM workers);

@@ -126,6 +126,9 @@ class SqliteStore:
                     return task_view(row)
         return None
 
+    def has_trace(self, task_id: str) -> bool:
+        return bool(self._rows("has_trace", id=task_id))
+
     def attempts(self, task_id: str) -> list[AttemptView]:
         return [attempt_view(row) for row in self._named("get_attempts", id=task_id)]
 
