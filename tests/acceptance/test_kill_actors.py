@@ -39,7 +39,7 @@ def test_every_task_ends_once_while_actors_are_killed_every_200_ms(database_url:
     print("seed", seed)
     rng = random.Random(seed)
     prepared = [
-        handlers.short.prepare(rng.uniform(1, 8)) if index % 2 else handlers.short_async.prepare(rng.uniform(1, 8))
+        handlers.short.prepare(rng.uniform(5, 20)) if index % 2 else handlers.short_async.prepare(rng.uniform(5, 20))
         for index in range(TASKS)
     ]
     enqueue(store, prepared)
