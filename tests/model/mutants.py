@@ -31,6 +31,7 @@ POSTGRES: Final = "shiftboss/store/postgres/"
 RULES: Final = "tests/model/test_rules.py"
 CLAIM: Final = "tests/store/test_postgres_claim.py"
 LEADER: Final = "tests/store/test_store_leader.py"
+FORGETTING: Final = "tests/store/test_store_without_history.py"
 HISTORIES: Final = "tests/model/test_histories.py"
 
 Change = tuple[str, str, str]  # file, exact text, new text
@@ -49,7 +50,7 @@ class Mutant:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The gate as pytest's arguments."""
-        backend = self.backend if self.gate in (RULES, LEADER) else ""
+        backend = self.backend if self.gate in (RULES, LEADER, FORGETTING) else ""
         words = " and ".join(word for word in (backend, self.only) if word)
         return (self.gate, *(("-k", words) if words else ()))
 
@@ -73,7 +74,6 @@ _ENDED_POSTGRES = (
 _COMPLETED_POSTGRES = (
     "WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n  RETURNING t.id, t.type"
 )
-_FORGOTTEN_SQLITE = "(id, fence) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM"
 _FORGOTTEN_POSTGRES = _COMPLETED_POSTGRES.replace("t.id, t.type", "t.id, t.fence")
 _STORED_POSTGRES = "    applied, claims = _stored(link, request, in_order, now)\n"
 
@@ -239,7 +239,7 @@ MUTANTS: Final = (
     *_pair(
         "an end without a history does not look at the fence",
         RULES,
-        (SQLITE + "queries.sql", _FORGOTTEN_SQLITE, "id IN (SELECT json_extract(value, '$[0]') FROM"),
+        (SQLITE + "queries.sql", " AND fence = :fence AND status", " AND status"),
         (POSTGRES + "queries.sql", _FORGOTTEN_POSTGRES, _FORGOTTEN_POSTGRES.replace(" AND t.fence = given.fence", "")),
     ),
     *_pair(
@@ -250,7 +250,7 @@ MUTANTS: Final = (
     ),
     *_pair(
         "an enqueue that is sent again finds no trace",
-        RULES,
+        FORGETTING,
         (SQLITE + "queries.sql", "      AND instr(c.leases, json_extract(value, '$[0]'))\n", "      AND false\n"),
         (POSTGRES + "queries.sql", "given.id = ANY (c.ids))\n  ON CONFLICT", "false)\n  ON CONFLICT"),
     ),

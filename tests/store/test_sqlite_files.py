@@ -447,7 +447,7 @@ def test_lanes_hop_over_the_index(filled: SqliteStore) -> None:
         ("delete_history", {"ids": "[]"}),
         ("delete_attempts", {"ids": "[]"}),
         ("delete_attempts_of_gone", {"ids": "[]"}),
-        ("forget_completed", {"rows": "[]"}),
+        ("forget_completed", {"ids": "[]", "fence": 1}),
         ("stored_before", {"leases": "[]"}),
     ],
 )

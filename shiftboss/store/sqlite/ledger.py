@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
@@ -142,7 +142,12 @@ def forget(connection: sqlite3.Connection, successes: Sequence[Ended], now: date
 
 
 def _forget(connection: sqlite3.Connection, leases: Sequence[tuple[str, int]], now: str) -> list[tuple[str, str]]:
-    rows = connection.execute(SQL["forget_completed"], {"rows": msgspec.json.encode(leases).decode()}).fetchall()
+    by_fence: defaultdict[int, list[str]] = defaultdict(list)
+    for task_id, fence in leases:
+        by_fence[fence].append(task_id)
+    rows: list[tuple[str, int, str]] = []
+    for fence, ids in by_fence.items():
+        rows += connection.execute(SQL["forget_completed"], {"ids": msgspec.json.encode(ids).decode(), "fence": fence})
     if rows:
         ids = [row[0] for row in rows]
         trace = msgspec.json.encode([(task_id, fence) for task_id, fence, _ in rows]).decode()
