@@ -9,7 +9,7 @@ import msgspec
 
 from bench import raw
 from bench.handlers import noop_async, wait, wait_async
-from bench.load import Drain, Load, Run, in_turns, run_fresh, summary
+from bench.load import NO_HISTORY, Drain, Load, Run, in_turns, run_fresh, summary
 from bench.stats import Spread, ratio, spread
 from bench.target import NewTarget
 from shiftboss import Task
@@ -34,11 +34,12 @@ class Drains(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(new_target: NewTarget, new_tuned: NewTarget | None, tasks: int, runs: int) -> Drains:
-    """In turns: sync, async, sync in the tuned configuration (unless it is `None`), and the bare loop in its batches."""
+    """In turns: sync, async, sync without a history, sync tuned (unless it is `None`), and the bare loop in its batches."""
     plain = Load(tasks=tasks)
     loads = {
         "sync": plain,
         "async": Load(tasks=tasks, prepare=lambda _number: noop_async.prepare()),
+        "sync, no history": Load(tasks=tasks, settings=NO_HISTORY),
     }
     if new_tuned is not None:
         loads[_TUNED] = Load(tasks=tasks, settings=TUNED)

@@ -19,6 +19,8 @@ from bench.target import NewTarget, Target, store_of, unix_s
 from shiftboss import Client
 from shiftboss.bound import Prepared
 
+NO_HISTORY: Final[Mapping[str, str]] = {"SHIFTBOSS_COMPLETED_RETENTION": "0s"}
+
 _LOOK_EVERY_S: Final = 0.05
 _SETTLE_S: Final = 1.0  # processes have something to do after their start
 _PATIENCE_S: Final = 180.0
@@ -105,12 +107,13 @@ def run(target: Target, load: Load, watch: contextlib.AbstractContextManager[obj
         wait_until(time.monotonic() + _SETTLE_S)
         processes = {pid: role for service in services for pid, role in service.processes().items()}
         meter = Meter(target, processes)
+        released_s = time.time()
         target.change("release")
         with watch or contextlib.nullcontext():
             _wait_until_empty(target, ids, _longest_s(load))
         cost = meter.stop()
         pss_kib = proc.pss_by_role(processes)
-    seconds = check_span(target, ids)
+    seconds = check_span(target, ids, released_s if NO_HISTORY.items() <= load.settings.items() else None)
     return Run(
         tasks=load.tasks,
         per_second=load.tasks / seconds,
@@ -122,16 +125,20 @@ def run(target: Target, load: Load, watch: contextlib.AbstractContextManager[obj
     )
 
 
-def check_span(target: Target, ids: Sequence[str]) -> float:
+def check_span(target: Target, ids: Sequence[str], released_s: float | None = None) -> float:
     """Seconds from the start of the first of these tasks to the transaction that stored the last.
+
+    Args:
+        released_s: for a service without a history, which keeps no starts: when the queue was released, in Unix seconds.
 
     Raises:
         AssertionError: not each of them has ended once, with success and with its first attempt.
     """
-    ((count, attempts, started, finished),) = target.rows("span", first=min(ids), last=max(ids))
+    query = "span" if released_s is None else "span_without_history"
+    ((count, attempts, started, finished),) = target.rows(query, first=min(ids), last=max(ids))
     if (count, attempts) != (len(ids), len(ids)):
         raise AssertionError(f"{len(ids)} tasks went in, {count} came out, after {attempts} attempts")
-    return unix_s(finished) - unix_s(started)
+    return unix_s(finished) - (unix_s(started) if released_s is None else released_s)
 
 
 def summary(runs: Sequence[Run], ideal_per_second: float = 0.0) -> Drain:

@@ -15,6 +15,11 @@ UPDATE queues SET paused = false;
 -- How many of these tasks have ended, with how many attempts; when the first was started and the last one stored.
 SELECT count(DISTINCT id), sum(attempts), min(started_at), max(finished_at) FROM task_history WHERE id BETWEEN CAST(%(first)s AS uuid) AND CAST(%(last)s AS uuid) AND status = 'completed';
 
+-- name: span_without_history
+-- Nothing is left that was started; a trace of each.
+SELECT count(DISTINCT one.id), count(*), NULL, max(t.ended_at) FROM task_traces t CROSS JOIN unnest(t.ids) AS one(id)
+WHERE one.id BETWEEN CAST(%(first)s AS uuid) AND CAST(%(last)s AS uuid);
+
 -- name: bare_insert
 INSERT INTO tasks (id, type) VALUES (%(id)s, 'bench:bare');
 

@@ -15,6 +15,11 @@ UPDATE queues SET paused = 0;
 -- How many of these tasks have ended, with how many attempts; when the first was started and the last one stored.
 SELECT count(DISTINCT id), sum(attempts), min(started_at), max(finished_at) FROM task_history WHERE id BETWEEN :first AND :last AND status = 'completed';
 
+-- name: span_without_history
+-- Nothing is left that was started; a trace of each.
+SELECT count(DISTINCT json_extract(one.value, '$[0]')), count(*), NULL, max(t.ended_at) FROM task_traces AS t, json_each(t.leases) AS one
+WHERE json_extract(one.value, '$[0]') BETWEEN :first AND :last;
+
 -- name: bare_insert
 INSERT INTO tasks (id, type, enqueued_at, run_at, updated_at) VALUES (:id, 'bench:bare', :now, :now, :now);
 

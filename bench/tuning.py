@@ -23,7 +23,7 @@ from bench import idle, latency, stats
 from bench.__main__ import RESULTS, terminate
 from bench.handlers import wait
 from bench.idle import Idle
-from bench.load import Drain, Load, in_turns
+from bench.load import NO_HISTORY, Drain, Load, in_turns
 from bench.report import describe_machine, write_json
 from bench.service import Service, wait_until
 from bench.stats import Latency, Spread, ratio
@@ -61,7 +61,7 @@ CHANGES: Final[Mapping[str, Change]] = {
     'claim_strategy = "weighted_random"': Change(settings={"SHIFTBOSS_CLAIM_STRATEGY": "weighted_random"}),
     'heartbeat_interval = "1s"': Change(settings={"HEARTBEAT_INTERVAL": "1s"}, idle=True),
     'claim_interval = "100ms"': Change(settings={"CLAIM_INTERVAL": "100ms"}, idle=True, pickup=True),
-    'completed_retention = "0s"': Change(settings={"SHIFTBOSS_COMPLETED_RETENTION": "0s"}),
+    'completed_retention = "0s"': Change(settings=NO_HISTORY),
     "synchronous_commit = off": Change(server={"synchronous_commit": "off"}, pickup=True),
     "shared_buffers = 1GB": Change(server={"shared_buffers": "1GB"}),
     "max_wal_size = 8GB, checkpoint_timeout = 30min": Change(server={"max_wal_size": "8GB", "checkpoint_timeout": "30min"}),

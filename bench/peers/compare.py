@@ -92,9 +92,10 @@ def measure(knowns: Sequence[Known], jobs: int, runs: int, pickups: int, cache: 
 def compared(
     knowns: Sequence[Known], jobs: int, done: dict[int, list[Run]], waits: dict[int, Latency], absent: dict[int, str]
 ) -> list[Peer]:
-    """Each beside ours: on SQLite beside ours there, else beside ours on PostgreSQL. Pure."""
+    """Each beside ours by default: on SQLite beside ours there, else beside ours on PostgreSQL. Pure."""
     rates = {place: [jobs / run.seconds for run in runs] for place, runs in done.items()}
-    ours = {known.store: rates[place] for place, known in enumerate(knowns) if not known.packages and place not in absent}
+    by_default = [place for place, known in enumerate(knowns) if not known.packages and not known.options and place not in absent]
+    ours = {knowns[place].store: rates[place] for place in by_default}
     peers = []
     for place, known in enumerate(knowns):
         beside = ours.get("sqlite" if known.store == "sqlite" else "postgres")

@@ -58,6 +58,15 @@ OURS: Final = (
         configuration="The default configuration: an fsync per commit, the history of completed tasks is kept.",
         left="shiftboss",
     ),
+    Known(
+        name="Shiftboss, no history",
+        store="postgres",
+        adapter="use_shiftboss",
+        packages=(),
+        options={"SHIFTBOSS_COMPLETED_RETENTION": "0s"},
+        configuration='`completed_retention = "0s"`: a completed job is deleted, as Graphile Worker does it.',
+        left="shiftboss",
+    ),
 )
 
 PEERS: Final = (

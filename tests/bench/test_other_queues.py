@@ -32,14 +32,15 @@ def test_peers_stand_beside_ours_on_the_same_kind_of_store() -> None:
     done = {
         0: [run(1.0), run(2.0)],
         1: [run(4.0), run(4.0)],
-        2: [run(2.0), run(2.0)],
-        3: [run(8.0), run(2.0)],
-        4: [run(4.0), run(4.0)],
+        2: [run(0.5), run(1.0)],  # ours without a history stands beside ours by default, too
+        3: [run(2.0), run(2.0)],
+        4: [run(8.0), run(2.0)],
+        5: [run(4.0), run(4.0)],
     }
     peers = compared(queues, 1000, done, {}, {})
     ratios = [peer.ours_by_theirs.runs for peer in peers if peer.ours_by_theirs]
-    assert ratios == [(1.0, 1.0), (1.0, 1.0), (2.0, 1.0), (2.0, 0.5), (4.0, 2.0)]
-    pgqueuer = peers[2]
+    assert ratios == [(1.0, 1.0), (1.0, 1.0), (0.5, 0.5), (2.0, 1.0), (2.0, 0.5), (4.0, 2.0)]
+    pgqueuer = peers[3]
     assert pgqueuer.per_second is not None
     assert pgqueuer.per_second.runs == (500.0, 500.0)
     assert pgqueuer.result is not None

@@ -43,6 +43,7 @@ def test_quick_bench_has_every_figure(tmp_path: Path, database: str) -> None:
     assert sync["per_second"]["median"] > 100
     assert sync["cpu_us_per_task"]["claimer"] > 0
     assert figures["drain"]["share_of_raw"]["sync"]["median"] > 0
+    assert figures["drain"]["loads"]["sync, no history"]["per_second"]["median"] > 100
     assert figures["enqueue"]["single"]["rate"]["median"] > 0
     assert figures["latency"]["wakeups"][0]["start"]["count"] == 40
     assert figures["idle"]["service_pss_kib"]["median"] > 10_000
@@ -66,6 +67,8 @@ def test_growth_has_every_part(tmp_path: Path, database: str) -> None:
 
 def test_ours_runs_by_the_rules_of_the_comparison(tmp_path: Path, database: str) -> None:
     peers = report_of(tmp_path, "bench.peers", "--only", "none", "--jobs", "500", "--runs", "1", "--pickups", "5")["peers"]
-    (ours,) = [peer for peer in peers if peer["store"] == database]
+    ours, *others = [peer for peer in peers if peer["store"] == database]
     assert (ours["name"], ours["absent"], ours["pickup"]["count"]) == ("Shiftboss", "", 5)
     assert ours["ours_by_theirs"]["median"] == 1.0
+    ran = [(peer["name"], peer["absent"], peer["pickup"]["count"]) for peer in others]
+    assert ran == ([("Shiftboss, no history", "", 5)] if database == "postgres" else [])
