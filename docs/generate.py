@@ -154,7 +154,7 @@ _STATE_MEANINGS: Final[Mapping[TaskState, str]] = {
     TaskState.CLAIMED: "A worker holds it for a slot that is about to be free; it has not started, and nothing is charged.",
     TaskState.RUNNING: "An attempt is under way.",
     TaskState.DEAD_LETTER: "Its attempts are used up, or its error is not to be retried. Kept for a person to look at.",
-    TaskState.COMPLETED: "Ended with success; in `task_history` until its retention is over.",
+    TaskState.COMPLETED: "Ended with success; in `task_history` until its retention is over, or gone where none is kept.",
     TaskState.CANCELLED: "Ended by a cancel; in `task_history` until its retention is over.",
 }
 _EVENT_MEANINGS: Final[Mapping[TaskEvent, str]] = {
