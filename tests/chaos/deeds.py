@@ -144,10 +144,23 @@ def _is_free_again(scene: Scene) -> None:
     assert sorted(one.task_id for one in claims) == sorted(scene.ids)
 
 
-def _ending(outcome: Outcome, retry_in_s: float | None = None) -> Callable[[Store, Scene], None]:
+def _enqueue_what_completes(store: Store, scene: Scene) -> None:
+    """Whatever became of it, a worker without a history completes all that is there before it is sent again."""
+    for claim in scene.direct.exchange(Exchange(worker_id=ME, claim=claim_ask(3, running=3))).claims:
+        ended = [end_of(claim, Outcome.SUCCESS)]
+        scene.direct.exchange(Exchange(worker_id=ME, ended=ended, keep_completed=False))
+    _enqueue(store, scene)
+
+
+def _has_run_or_waits_once(scene: Scene) -> None:
+    assert scene.answers[-1] == scene.ids
+    assert scene.count("tasks") + scene.departed() == 3
+
+
+def _ending(outcome: Outcome, retry_in_s: float | None = None, keep: bool = True) -> Callable[[Store, Scene], None]:
     def do(store: Store, scene: Scene) -> None:
         ends = [end_of(one, outcome, retry_in_s) for one in scene.claims]
-        scene.answers.append(store.exchange(Exchange(worker_id=ME, ended=ends)).verdicts)
+        scene.answers.append(store.exchange(Exchange(worker_id=ME, ended=ends, keep_completed=keep)).verdicts)
 
     return do
 
@@ -164,6 +177,14 @@ def _is_completed(scene: Scene) -> None:
     assert scene.count("tasks") == 0
     assert scene.count("task_history") == 2
     assert scene.counter("tasks_completed_total") in (0.0, 2.0)
+
+
+def _is_completed_without_history(scene: Scene) -> None:
+    _told_the_truth(scene)
+    assert scene.states() == [None] * 2
+    assert [scene.direct.has_trace(task_id) for task_id in scene.ids] == [True] * 2
+    assert scene.departed() == 2
+    assert (scene.count("tasks"), scene.count("task_history"), scene.count("task_traces")) == (0, 0, 1)
 
 
 def _has_failed(state: TaskState, outcome: Outcome, attempts: int) -> Callable[[Scene], None]:
@@ -330,9 +351,17 @@ def _nothing(_scene: Scene) -> None:
 
 DEEDS: Final[Sequence[Deed]] = (
     Deed("enqueue", ("enqueue",), _nothing, _enqueue, _is_enqueued),
+    Deed("enqueue what completes", ("enqueue",), _nothing, _enqueue, _has_run_or_waits_once, _enqueue_what_completes),
     Deed("claim", ("claim",), lambda scene: scene.put(3), _claim, _is_free_again, _reconcile),
     Deed("finish", ("complete_tasks",), _two(True), _ending(Outcome.SUCCESS), _is_completed),
     Deed("finish unstarted", ("complete_tasks",), _two(False), _ending(Outcome.SUCCESS), _is_completed),
+    Deed(
+        "finish without a history",
+        ("forget_completed",),
+        _two(True),
+        _ending(Outcome.SUCCESS, keep=False),
+        _is_completed_without_history,
+    ),
     Deed("fail", ("end_attempts",), _two(True), _ending(Outcome.FAILED, 60.0), _has_failed(TaskState.PENDING, Outcome.FAILED, 1)),
     Deed("bury", ("end_attempts",), _two(True), _ending(Outcome.FAILED), _has_failed(TaskState.DEAD_LETTER, Outcome.FAILED, 1)),
     Deed(
