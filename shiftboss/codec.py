@@ -81,6 +81,8 @@ class ArgumentsCodec:
                 back = self._decoder.decode(raw)
                 if equal(bound, back) and not (self._hides_null and b"null" in raw):
                     return msgspec.Raw(raw)
+        except MemoryError:
+            raise  # of this moment and not of the values
         except Exception as error:  # somebody's values: whatever they raise, the message names the argument
             raise self._explain(bound, error) from error
         return self._encode_slowly(bound, raw, max_bytes)

@@ -56,8 +56,12 @@ class ResultCodec:
         except msgspec.ValidationError as error:
             what, path = where(error)
             raise ResultError(f"{self._type_name}: result{path}: {what}; fix the return annotation or what is returned") from None
+        except MemoryError:
+            raise  # of this moment and not of the value: the attempt failed, and another may find room
         except Exception as error:  # noqa: BLE001  somebody's values: whatever they raise, the message names the place
-            flaw = first_unstorable(result, "result") or Flaw("result", f"cannot be stored as JSON: {error}")
+            flaw = first_unstorable(result, "result") or Flaw(
+                "result", f"cannot be stored as JSON: {str(error) or type(error).__name__}"
+            )
             raise self._error(flaw) from None
         return self._encode_slowly(result, raw)
 

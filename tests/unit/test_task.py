@@ -352,6 +352,23 @@ def test_a_result_that_cannot_be_stored_is_not_tried_again() -> None:
     assert ended.error is not None and ended.error.startswith("ResultError")
 
 
+def test_a_result_for_which_there_is_no_memory_is_a_failure_of_this_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of the result, which would be told as one that cannot be stored and never be tried again."""
+
+    def refuse(_value: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("shiftboss.results._encode", refuse)
+
+    @task(max_attempts=3)
+    def send() -> int:
+        return 7
+
+    ended = run(send)
+    assert (ended.outcome, ended.error) == (Outcome.FAILED, "MemoryError")
+    assert ended.retry_in_s is not None
+
+
 def test_sync_handler_that_returns_a_coroutine_is_told() -> None:
     async def inner() -> None: ...
 
