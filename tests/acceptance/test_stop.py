@@ -48,8 +48,10 @@ def test_what_outlasts_the_timeout_is_handed_back_without_losing_its_attempt(
 ) -> None:
     with Worker(database_url, tmp_path, shutdown_timeout_s=0.5, cancel_grace_s=0.5) as worker:
         worker.ready()
-        ids = enqueue(store, [handlers.long.prepare(60), handlers.long_async.prepare(60), handlers.stuck.prepare()])
-        until("all started", lambda: len(worker.starts()) == 3)
+        ids = enqueue(store, [handlers.long.prepare(60), handlers.long_async.prepare(60)])
+        until("both started", lambda: len(worker.starts()) == 2)
+        enqueue(store, [handlers.stuck.prepare()])  # not before: it lets nobody else of its process begin
+        until("stuck", lambda: len(worker.starts()) == 3)
         began_s = time.monotonic()
         assert worker.stop() == 0
         assert time.monotonic() - began_s < 0.5 + 0.5 + 2.0
@@ -111,8 +113,9 @@ def test_grandchildren_go_with_a_killed_supervisor(database_url: str, store: Sto
     file = tmp_path / "pid"
     with Worker(database_url, tmp_path) as worker:
         worker.ready()
-        enqueue(store, [handlers.grandchild.prepare(str(file)), handlers.stuck.using(timeout=60).prepare()])
+        enqueue(store, [handlers.grandchild.prepare(str(file))])
         pid = int(until("grandchild", lambda: file.exists() and file.read_text()))
+        enqueue(store, [handlers.stuck.using(timeout=60).prepare()])  # not before: it lets nobody else of its process begin
         until("stuck", lambda: worker.starts())
         worker.process.kill()
         until("grandchild gone", lambda: not is_running(pid), 1.0)
@@ -121,8 +124,10 @@ def test_grandchildren_go_with_a_killed_supervisor(database_url: str, store: Sto
 def test_nothing_outlives_a_killed_supervisor(database_url: str, store: Store, tmp_path: Path) -> None:
     with Worker(database_url, tmp_path) as worker:
         worker.ready()
-        enqueue(store, [handlers.long.prepare(60), handlers.stuck.prepare()])
-        until("started", lambda: len(worker.starts()) == 2)
+        enqueue(store, [handlers.long.prepare(60)])
+        until("started", lambda: len(worker.starts()) == 1)
+        enqueue(store, [handlers.stuck.prepare()])
+        until("stuck", lambda: len(worker.starts()) == 2)
         worker.process.kill()
         worker.process.wait()
         until("all processes gone", lambda: not worker.left_over(), 2.0)

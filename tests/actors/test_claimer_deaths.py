@@ -220,7 +220,8 @@ def test_a_sweep_that_had_to_wait_for_an_executor_comes_as_soon_as_it_has_spoken
     ready_s = time.monotonic()
     eventually(lambda: time.monotonic() - ready_s > 0.2, "a sweep, which shows nowhere when it is left out")
     executor.hello(slots=1)
-    assert scene.wait_status(lost, TaskState.PENDING).attempts == 0
+    _cell, claim = executor.wait_for(lost)  # given back, and claimed again at once
+    assert (claim.fence, claim.attempt) == (2, 1), "for its first life it was not charged"
     assert time.monotonic() - ready_s < 20, "it came with the next interval, of 30 seconds"
 
 
