@@ -389,6 +389,7 @@ class Claimer(ProcessActor):
                 self._learn(flight.claim, reply)
             self._outage.over()
             self._plan_next(flight.request)
+            self._soon()  # whatever asked for a round meanwhile was turned away, and asks only once
         if self._landing and not self._carrier.busy:
             self._go_on_landed()
 
@@ -398,7 +399,6 @@ class Claimer(ProcessActor):
         if self._leaving:
             self.leave()
         self._sweep("reconcile", self._reconcile)
-        self._soon()
 
     def _claim_ask(self, store: Store) -> ClaimAsk | None:
         if self._lanes.drained or not self._halt.may_claim:

@@ -27,7 +27,7 @@ from shiftboss.actors.messages import Finished, Tick
 from shiftboss.actors.outbox import Waiting
 from shiftboss.actors.sweeps import Sweeps
 from shiftboss.config import Settings
-from shiftboss.model import TaskState, Verdict
+from shiftboss.model import Lease, TaskState, Verdict
 from shiftboss.store.base import Exchange, Exchanged, Owned, TaskFilter
 
 SLOTS = 400
@@ -176,19 +176,38 @@ class Slow:
         return []
 
 
-def test_what_nobody_holds_is_looked_for_when_no_round_is_under_way() -> None:
-    """A round's claims are ours in the database before the claimer has heard of them."""
+def in_flight(store: Any) -> Claimer:
+    """A claimer that is no actor, with a large round under way that claims nothing."""
     board = Board(memory(4096))
     board.worker_id = WORKER
     process: Any = SimpleNamespace(name="claimer", settings=Settings(), board=board, tell_parent=lambda _message: None)
     claimer = Claimer(process)
-    store: Any = Slow()
     claimer._carrier = Carrier([store, store], claimer.actor_ref.tell)
     claimer._sweeps = Sweeps(claimer._roster, claimer._outbox, claimer._watcher, board)
     claimer._worker_id = WORKER
     for _ in range(SHARE):
         claimer._outbox.end(Waiting(ended(claim_of())))
     claimer._round()
+    return claimer
+
+
+def test_who_asks_for_a_round_while_one_is_under_way_gets_it_when_it_has_landed() -> None:
+    """A poll, a ring or a start is told once; a worker that forgot it would sleep beside a full queue."""
+    store = Slow()
+    claimer = in_flight(store)
+    claimer._outbox.start(Lease(claim_of().task_id, 1))
+    claimer.receive(claimer.actor_inbox.get(timeout=10).message)  # the look for another large one
+    assert not store.asked and claimer.actor_inbox.empty()
+    store.let.set()
+    while len(store.asked) < 2:
+        claimer.receive(claimer.actor_inbox.get(timeout=10).message)
+    assert store.asked == ["exchange", "exchange"]
+
+
+def test_what_nobody_holds_is_looked_for_when_no_round_is_under_way() -> None:
+    """A round's claims are ours in the database before the claimer has heard of them."""
+    store = Slow()
+    claimer = in_flight(store)
     claimer.receive(Tick("reconcile"))
     claimer._outbox.end(Waiting(ended(claim_of())))
     claimer._round()
