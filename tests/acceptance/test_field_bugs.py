@@ -173,6 +173,8 @@ def test_a_stopped_executor_is_not_taken_for_dead_and_its_timeouts_still_hold(
         until("started", lambda: len(worker.starts()) == 2)
         os.kill(old, signal.SIGSTOP)
         until("its timeout has replaced the process", lambda: worker.actors().get("executor-1") not in (None, old), 10)
+        # The new process may stand before the old one's verdict is stored.
+        until("told", lambda: store.attempts(one))
         assert store.attempts(one)[0].outcome is Outcome.TIMEOUT
         assert worker.stop() == 0
 
