@@ -22,6 +22,7 @@ THREADS: Final = 160  # most of them wait for their target
 ENDS_WITHIN_S: Final = 180.0
 WAIT_FOR_TARGET_S: Final = 45.0
 LOOK_AGAIN_S: Final = (0.1, 3.0)  # at random: those who wait for one service must not all hit it at once
+LOOK_OFTEN_AFTER_S: Final = 15.0  # who has waited long looks more often, or others are always there before it
 # When so many have no target, the world is behind: on a slow machine faults come as fast as it can take them.
 MOST_WAITING: Final = 24
 
@@ -105,15 +106,15 @@ class Conductor:
             self._count_waiting(-1)
 
     def _try_again(self, injector: Injector, fault: Fault) -> None:
-        rng, give_up_s = random.Random(fault.number), time.monotonic() + WAIT_FOR_TARGET_S
+        rng, began_s = random.Random(fault.number), time.monotonic()
         while True:
             with contextlib.suppress(NoTarget):
                 injector.stop(self._world, fault)
-            threading.Event().wait(rng.uniform(*LOOK_AGAIN_S))
+            threading.Event().wait(_look_again_s(rng, time.monotonic() - began_s))
             try:
                 return injector.start(self._world, fault)
             except NoTarget:
-                if time.monotonic() > give_up_s:
+                if time.monotonic() - began_s > WAIT_FOR_TARGET_S:
                     raise
 
     def _act(self, fault: Fault) -> tuple[Result, str]:
@@ -134,3 +135,8 @@ class Conductor:
         except Exception:  # noqa: BLE001  see above
             result, text = Result.BROKEN, text + traceback.format_exc()
         return result, text
+
+
+def _look_again_s(rng: random.Random, waited_s: float) -> float:
+    least_s, most_s = LOOK_AGAIN_S
+    return rng.uniform(least_s, max(2 * least_s, most_s * (1 - waited_s / LOOK_OFTEN_AFTER_S)))

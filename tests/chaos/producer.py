@@ -19,13 +19,17 @@ from tests.chaos import workload
 from tests.chaos.ledger import Book
 
 BATCHES: Final = (1, 1, 1, 10, 50, 100, 200, 400)
+TRICKLE_S: Final = 0.2
+TRICKLE_SIZES: Final = (1, 1, 1, 10)
 ONE_BY_ONE: Final = (1,)  # so that at any moment one is due, or soon will be
 REMEMBERED: Final = 5_000
 FRESH: Final = 0.5
 
 
 class Producer:
-    """Enqueues tasks until `count` are acknowledged, spread over the time that the faults take.
+    """Enqueues tasks until `count` are acknowledged, spread over the time that the faults take; then a trickle, if asked for.
+
+    Faults come later than planned on a slow machine. What they are aimed at, enqueues and tasks that run, must still be there.
 
     Args:
         batches: how many at once, at random.
@@ -57,9 +61,16 @@ class Producer:
         self._rng = random.Random(seed)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._enough = threading.Event()
 
-    def start(self, over_s: float) -> None:
-        """Begin; the rate is such that `over_s` seconds would do, if nothing were in the way."""
+    def start(self, over_s: float, *, trickle: bool = False) -> None:
+        """Begin; the rate is such that `over_s` seconds would do, if nothing were in the way.
+
+        Args:
+            trickle: a few tasks now and then when there are enough, until `join()` is called.
+        """
+        if not trickle:
+            self._enough.set()
         self._thread = threading.Thread(target=self._run, args=(self.count / max(over_s, 0.1),), name="producer", daemon=True)
         self._thread.start()
 
@@ -70,6 +81,7 @@ class Producer:
             AssertionError: not within `timeout_s`, or the producer failed.
         """
         assert self._thread is not None
+        self._enough.set()
         self._thread.join(timeout_s)
         if self.error is not None:
             raise AssertionError(f"the producer failed: {self.error!r}") from self.error
@@ -86,6 +98,8 @@ class Producer:
                     pause.wait(min(ahead_s, 1.0))
                 if not self.send(store, size):
                     pause.wait(0.1)
+            while not self._enough.wait(TRICKLE_S):
+                self.send(store, self._rng.choice(TRICKLE_SIZES))
             store.close()
         except BaseException as error:  # noqa: BLE001  it is told by join()
             self.error = error

@@ -69,7 +69,7 @@ def run(schedule: Schedule, folder: Path, tasks: int, batches: Sequence[int] = B
     with World(schedule.facts, folder, tasks=tasks, seed=schedule.seed, batches=batches) as world:
         schedule.save(folder / "schedule.json")
         phases.over("boot")
-        world.producer.start(schedule.duration_s)
+        world.producer.start(schedule.duration_s, trickle=True)
         reports = Conductor(world, injectors.ALL).run(schedule)
         phases.over("faults")
         world.settle()
@@ -132,15 +132,20 @@ def _await_producer(world: World) -> None:
 
 
 def drain(world: World) -> None:
-    """Until every task has ended, or until nothing has moved for longer than it may."""
+    """Until every task has ended and nobody is known but who lives, or until nothing has moved for longer than it may."""
     began_s = moved_s = time.monotonic()
     limit_s = world.facts.lease_s + 2 * SETTINGS["claim_interval_s"] + STUCK_AFTER_S
-    left, pause = rows.unfinished(world.direct_url), threading.Event()
+    left, pause = _left(world), threading.Event()
     while left and time.monotonic() - moved_s < limit_s and time.monotonic() - began_s < DRAIN_LIMIT_S:
         pause.wait(0.1)
-        now_left = rows.unfinished(world.direct_url)
+        now_left = _left(world)
         if now_left < left:
             left, moved_s = now_left, time.monotonic()
+
+
+def _left(world: World) -> int:
+    """Tasks that still have to end, and workers that the leader still has to declare dead."""
+    return rows.unfinished(world.direct_url) + max(0, rows.workers(world.direct_url) - len(world.services))
 
 
 def collect(world: World, logs_: Iterable[Sequence[LogLine]]) -> Evidence:

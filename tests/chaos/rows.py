@@ -92,6 +92,12 @@ def unfinished(url: str) -> int:
         return int(run("unfinished")[0][0])
 
 
+def workers(url: str) -> int:
+    """How many workers are known, whether they live or not."""
+    with reading(url) as run:
+        return len(run("workers"))
+
+
 def _attempt(row: tuple[Any, ...]) -> AttemptRow:
     task_id, fence, attempt, outcome, worker, error, started, duration_s = row
     if isinstance(started, str):

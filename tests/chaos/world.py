@@ -27,10 +27,11 @@ from tests.pg_cluster import PgCluster
 
 LOOK_EVERY_S: Final = 0.1
 ALL_READY_WITHIN_S: Final = 20.0
+MAPPED_WITHIN_S: Final = 10.0
 SETTINGS: Final[dict[str, Any]] = {
     "imports": ("tests.chaos.workload", "tests.chaos.poison_tasks"),
     "distributed_mode": True,
-    "worker_pool_size": 16,
+    "worker_pool_size": 64,
     "executors": 2,
     "heartbeat_interval_s": 0.5,
     "claim_interval_s": 0.2,
@@ -128,9 +129,14 @@ class World:
 
     def _can_be_disturbed(self, service: Service) -> None:
         """A fault that a process cannot feel would prove nothing."""
-        if service.name in self.dials:
-            deaf = [actor for actor, pid in service.present().actors().items() if not self.dials[service.name].is_seen_by(pid)]
-            assert not deaf, f"{', '.join(deaf)} of {service.name} do not go by the dials of its disk and clock"
+        give_up_s = time.monotonic() + MAPPED_WITHIN_S
+        while deaf := self._deaf(service):
+            assert time.monotonic() < give_up_s, f"{', '.join(deaf)} of {service.name} do not go by the dials of disk and clock"
+            self._over.wait(0.05)  # a process that has just begun has mapped nothing yet
+
+    def _deaf(self, service: Service) -> list[str]:
+        dials = self.dials.get(service.name)
+        return [actor for actor, pid in service.present().actors().items() if dials and not dials.is_seen_by(pid)]
 
     def _settings(self) -> dict[str, Any]:
         return {**SETTINGS, "worker_timeout_s": self.facts.lease_s, "leader_term_s": self.facts.term_s}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.chaos.world import World
 
 PRODUCER: Final = "producer"
+ENQUEUES: Final = ("enqueue", "enqueue_one", "copy_tasks")
 _CUTS: Final = {Cut.REPLY: 4, Cut.TORN: 2, Cut.LATE: 3, Cut.ORPHAN: 2, Cut.MIDDLE: 1, Cut.REQUEST: 1}
 _COMES_WITHIN_S: Final = 4.0
 
@@ -47,7 +48,7 @@ class Unknown(_Between):
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         cut = rng.choices(list(_CUTS), weights=list(_CUTS.values()))[0]
-        target = PRODUCER if self._statements == ("enqueue",) else rng.choice(facts.services)
+        target = PRODUCER if self._statements == ENQUEUES else rng.choice(facts.services)
         return 0.0, target, {"cut": cut.value, "times": rng.choice([1, 1, 1, 2, 3]), "late_s": round(rng.uniform(0.0, 1.0), 3)}
 
     def start(self, world: World, fault: Fault) -> None:
@@ -153,7 +154,7 @@ INJECTORS: Final[tuple[Injector, ...]] = (
     Unknown("unknown:lead", 3.0, "elect", "renew", "hold_term"),
     Unknown("unknown:look", 3.0, "owned", "lanes", "cancel_requests"),
     Unknown("unknown:connect", 2.0, "connect", "listen"),
-    Unknown("unknown:enqueue", 5.0, "enqueue"),
+    Unknown("unknown:enqueue", 5.0, *ENQUEUES),
     OldBackend(),
     Stalled("net:dead", 3.0, "upward", "downward", leases=(0.1, 0.9)),
     Stalled("net:deaf", 2.0, "downward", leases=(0.1, 0.9)),

@@ -221,7 +221,7 @@ class Suspend:
 class WakeAsZombie(Suspend):
     """The same, aimed: a service, or its heartbeat alone, wakes in the middle of what it had begun and another has begun anew."""
 
-    kind, weight = "suspend:zombie", 1.0
+    kind, weight = "suspend:zombie", 0.2  # others must hold still while it lasts
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         part = rng.choice(["", "heartbeat"])
@@ -230,11 +230,10 @@ class WakeAsZombie(Suspend):
         return 0.0, rng.choice(facts.services), {"part": part, "seconds": round(facts.lease_s * leases, 2)}
 
     def start(self, world: World, fault: Fault) -> None:
-        service = world.service(fault.target)
-        if sum(one.is_ready for one in world.services.values()) < 2 or not service.is_ready:
+        if sum(one.is_ready for one in world.services.values()) < 2:
             raise NoTarget("nobody is there to take over")
         with world.quiet(), _database(world) as store:
-            mine = _give_long_tasks(world, store, service, fault.params["seconds"])
+            service, mine = _give_long_tasks(world, store, fault.target, fault.params["seconds"])
             if fault.params["part"]:
                 self._freeze(fault, service, [service.pid_of(fault.params["part"])])
             else:
@@ -252,18 +251,22 @@ def _database(world: World) -> Iterator[Store]:
         raise NoTarget(f"the database is away: {error}") from error
 
 
-def _give_long_tasks(world: World, store: Store, service: Service, seconds: float) -> dict[str, int]:
-    """Until this service runs some: id -> fence."""
+def _give_long_tasks(world: World, store: Store, liked: str, seconds: float) -> tuple[Service, dict[str, int]]:
+    """Until a service runs some, best of all the one that is liked: the service, and id -> fence."""
     long = workload.long.using(priority=50)  # before everything that waits
     world.producer.send_these(store, [long.prepare(seconds) for _ in range(LONG_TASKS)])
-    return _await(lambda: _runs(store, service), 2.0, "none of the long tasks came to it")
+    return _await(lambda: _runs(world, store, liked), 2.0, "none of the long tasks came to anybody")
 
 
-def _runs(store: Store, service: Service) -> dict[str, int]:
-    """Long tasks that this service runs now: id -> fence."""
-    mark = f"-{service.present().process.pid}-"
+def _runs(world: World, store: Store, liked: str) -> tuple[Service, dict[str, int]] | None:
+    """Who runs long tasks now, and which: id -> fence."""
     found = store.list_tasks(TaskFilter(status=TaskState.RUNNING, type=workload.long.type), 100)
-    return {one.id: one.fence for one in found if mark in (one.worker_id or "")}
+    for service in sorted(world.services.values(), key=lambda one: one.name != liked):
+        if service.is_ready:
+            mark = f"-{service.present().process.pid}-"
+            if mine := {one.id: one.fence for one in found if mark in (one.worker_id or "")}:
+                return service, mine
+    return None
 
 
 def _runs_elsewhere(store: Store, tasks: dict[str, int]) -> bool:
