@@ -70,7 +70,7 @@ def enqueue_in(
             _same_kind("postgresql", database_url)
             return _through_psycopg(connection, tasks, now, fresh)
         case "alchemy" | "alchemy-session":
-            return _through_alchemy(connection, database_url, tasks, now)
+            return _through_alchemy(connection, database_url, tasks, now, fresh)
     raise TransactionError(f"tx is an async {type(tx).__name__}: await aenqueue() instead of enqueue()")
 
 
@@ -85,7 +85,7 @@ async def aenqueue_in(
             return await _through_async_psycopg(connection, tasks, now, fresh)
         case "alchemy-async" | "alchemy-async-session":
             # SQLAlchemy's own bridge: runs the sync code on the sync face of this connection.
-            stored: list[Enqueued] = await connection.run_sync(_through_alchemy, database_url, tasks, now)
+            stored: list[Enqueued] = await connection.run_sync(_through_alchemy, database_url, tasks, now, fresh)
             return stored
     raise TransactionError(
         f"tx is a sync {type(tx).__name__}: call enqueue() instead of aenqueue(), in the thread that owns the connection"
@@ -214,7 +214,7 @@ def _psycopg_transaction(psycopg: Any, connection: Any) -> bool:
 # ---- SQLAlchemy
 
 
-def _through_alchemy(tx: Any, database_url: str, tasks: Sequence[NewTask], now: datetime | None) -> list[Enqueued]:
+def _through_alchemy(tx: Any, database_url: str, tasks: Sequence[NewTask], now: datetime | None, fresh: bool) -> list[Enqueued]:
     connection = tx if hasattr(tx, "dialect") else _connection_of(tx)
     kind = connection.dialect.name
     _same_kind(kind, database_url)
@@ -230,7 +230,7 @@ def _through_alchemy(tx: Any, database_url: str, tasks: Sequence[NewTask], now: 
     from shiftboss.store.postgres.enqueue import enqueue_in as enqueue_in_postgres
 
     autocommit = getattr(connection.connection.dbapi_connection, "autocommit", False) is True
-    return enqueue_in_postgres(execute, tasks, in_transaction=not autocommit, now=now)
+    return enqueue_in_postgres(execute, tasks, in_transaction=not autocommit, now=now, fresh=fresh)
 
 
 def _connection_of(session: Any) -> Any:

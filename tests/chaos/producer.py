@@ -24,6 +24,7 @@ TRICKLE_SIZES: Final = (1, 1, 1, 10)
 ONE_BY_ONE: Final = (1,)  # so that at any moment one is due, or soon will be
 REMEMBERED: Final = 5_000
 FRESH: Final = 0.5
+SENT_AGAIN: Final = 0.5  # at once, when its outcome is not known
 
 
 class Producer:
@@ -114,13 +115,19 @@ class Producer:
         """The same with tasks that somebody else has chosen."""
         tasks, size = [one.new for one in prepared], len(prepared)
         self._book.write("".join(f"T {one.id}\n" for one in tasks))
+        # As a client sends what it has just made; the other way is for what may have been sent before.
+        fresh = self._rng.random() < FRESH
         try:
-            # As a client sends what it has just made; the other way is for what may have been sent before.
-            done = store.enqueue(tasks, fresh=self._rng.random() < FRESH)
+            done = store.enqueue(tasks, fresh=fresh)
         except StoreUnavailable:
             self.unknown += size
-            return False
-        stored = [one.id for one, asked in zip(done, tasks, strict=True) if not one.existing and one.id == asked.id]
+            if self._rng.random() > SENT_AGAIN:
+                return False
+            try:
+                done = store.enqueue(tasks)
+            except StoreUnavailable:
+                return False
+        stored = [one.id for one, asked in zip(done, tasks, strict=True) if one.id == asked.id]  # now, or the first time
         refused = {one.id for one in tasks} - set(stored)
         self._book.write("".join([f"A {one}\n" for one in stored] + [f"X {one}\n" for one in refused]))
         with self._lock:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import Thread
 from typing import Any
 
@@ -13,9 +14,10 @@ from pg_harness import Proxy, proxied
 from store_harness import ended, finish_one, new, raw_json, take_one, view, worker
 
 from shiftboss.errors import StoreUnavailable
-from shiftboss.model import Enqueued, TaskState, new_task_id
+from shiftboss.model import Enqueued, NewTask, TaskState, new_task_id
 from shiftboss.store.postgres import copying, link
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
+from shiftboss.transaction import enqueue_in
 from tests.pg_cluster import PgCluster
 
 MANY = copying.MIN_ROWS
@@ -184,6 +186,52 @@ def test_a_task_that_ends_while_it_is_sent_again_is_not_stored_again(
     monkeypatch.setattr(copying, "_chunks", ended_meanwhile)
     assert [it.existing for it in store.enqueue(tasks)] == [number == 100 for number in range(MANY)]
     assert store.counts().pending == {"mail:send": MANY - 1}
+
+
+WAYS: dict[str, Callable[[str, NewTask], list[Enqueued]]] = {
+    "a store of ours": lambda url, task: _through_a_store(url, task),
+    "a transaction": lambda url, task: _through_a_connection(url, task, autocommit=False),
+    "autocommit": lambda url, task: _through_a_connection(url, task, autocommit=True),
+}
+
+
+def _through_a_store(url: str, task: NewTask) -> list[Enqueued]:
+    with contextlib.closing(open_postgres(url)) as store:
+        return store.enqueue([task])
+
+
+def _through_a_connection(url: str, task: NewTask, *, autocommit: bool) -> list[Enqueued]:
+    with psycopg.connect(url, autocommit=autocommit) as connection:
+        done = enqueue_in(connection, url, [task])
+        assert (connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE) == autocommit
+        return done
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_task_whose_end_is_just_being_committed_is_not_stored_again(store: PostgresStore, pg_database: str, way: str) -> None:
+    """The statement waits for that commit, but what it looked up in the history before is from before."""
+    task = new()
+    store.enqueue([task])
+    claim = take_one(store)
+    answers: list[Enqueued] = []
+    sending = Thread(target=lambda: answers.extend(WAYS[way](pg_database, task)))
+    with psycopg.connect(pg_database) as ending, psycopg.connect(pg_database, autocommit=True) as watch:
+        ending.execute("DELETE FROM tasks WHERE id = %s", (claim.task_id,))
+        ending.execute(
+            "INSERT INTO task_history (id, type, queue, status, priority, args, attempts, fence, enqueued_at, run_at,"
+            " finished_at, updated_at)"
+            " SELECT %s, 'mail:send', 'default', 'completed', 0, '{}', 1, 1, now(), now(), now(), now()",
+            (claim.task_id,),
+        )
+        sending.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid' AND query LIKE '%INSERT INTO tasks%'"
+        deadline_s = time.monotonic() + 4.0
+        while watch.execute(waiting).fetchone() != (1,):
+            assert time.monotonic() < deadline_s
+        ending.commit()
+    sending.join(30)
+    assert answers == [Enqueued(id=task.id, existing=True)]
+    assert store.counts().pending == {}
 
 
 @pytest.fixture

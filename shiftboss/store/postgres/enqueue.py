@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
@@ -25,6 +26,7 @@ _Plan: TypeAlias = Generator[_Statement, Sequence[Any], list[Enqueued]]
 _MAX_ROUNDS: Final = 20
 _CLOCKS_APART_S: Final = 86_400.0
 _SAVEPOINT: Final = "shiftboss_enqueue"
+BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _NO_TRANSACTION: Final = "25P01"
 
 
@@ -44,29 +46,59 @@ class _Row(msgspec.Struct, omit_defaults=True):
     at: datetime | None = None
 
 
-def plan_enqueue(tasks: Sequence[NewTask], now: datetime | None = None, *, fresh: bool = False, refused: bool = False) -> _Plan:
+def plan_enqueue(
+    tasks: Sequence[NewTask], now: datetime | None = None, *, fresh: bool = False, refused: bool = False, outside: bool = True
+) -> _Plan:
     """What to execute, step by step: yields statements, is sent their rows, returns what became of each task.
 
     Args:
         now: replaces the database's clock, in tests.
         fresh: see `Store.enqueue`.
         refused: the first statement has been executed, and none of the tasks was stored.
+        outside: there is no transaction: one is begun where it is needed. Else all happens after the savepoint `_SAVEPOINT`.
     """
     done: dict[str, Enqueued] = {}
     left = {task.id: task for task in tasks}
     for _ in range(_MAX_ROUNDS):
         if not left:
             return _in_order(tasks, done)
-        for row in () if refused else (yield _insert(left, now, fresh)):
-            done[row[0]] = Enqueued(id=row[0])
-            left.pop(row[0], None)
+        stored = [] if refused else (yield from _store(left, now, fresh, outside))
         refused = False
+        if stored is None:
+            if not outside:  # what the rounds before have stored is undone, too
+                done, left = {}, {task.id: task for task in tasks}
+            continue
+        for task_id in stored:
+            done[task_id] = Enqueued(id=task_id)
+            left.pop(task_id, None)
         if left:
             for task_id, existing_id in (yield named_queries()["find_existing"], {"rows": rows_json(left.values(), now)}):
                 if existing_id is not None:
                     done[task_id] = Enqueued(id=existing_id, existing=True)
                     left.pop(task_id, None)
     raise StoreUnavailable(f"unique key {next(iter(left.values())).unique_key!r} kept changing hands while enqueueing: try again")
+
+
+def _store(
+    left: Mapping[str, NewTask], now: datetime | None, fresh: bool, outside: bool
+) -> Generator[_Statement, Sequence[Any], list[str] | None]:
+    """Insert what is not there: the ids that were stored. `None`: nothing, because one of them ended at that moment.
+
+    A row whose delete is not committed yet is waited for, and gone then; but the statement that waits has looked into the
+    history before. So that is asked again before anybody can see the rows. Who made the ids for this call need not ask.
+    """
+    if fresh:
+        return [row[0] for row in (yield _insert(left, now, fresh))]
+    if outside:
+        yield BEGIN, {}
+    stored = [row[0] for row in (yield _insert(left, now, fresh))]
+    ids = {"ids": msgspec.json.encode(stored).decode(), "since": made_since(left.values()), "now": now}
+    if stored and (yield named_queries()["ended_meanwhile"], ids):
+        yield "ROLLBACK" if outside else f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {}
+        return None
+    if outside:
+        yield "COMMIT", {}
+    return stored
 
 
 def _insert(left: Mapping[str, NewTask], now: datetime | None, fresh: bool) -> _Statement:
@@ -169,9 +201,15 @@ def enqueue_in(
         StoreUnavailable: a unique key kept changing hands. The driver's own errors pass through.
     """
     if not _savepoint(execute, in_transaction):
-        return _follow(plan_enqueue(tasks, now, fresh=fresh), execute)
+        try:
+            return _follow(plan_enqueue(tasks, now, fresh=fresh), execute)
+        except BaseException:
+            if not fresh:
+                with suppress(Exception):  # the connection may be gone
+                    execute("ROLLBACK", {})
+            raise
     try:
-        enqueued = _follow(plan_enqueue(tasks, now, fresh=fresh), execute)
+        enqueued = _follow(plan_enqueue(tasks, now, fresh=fresh, outside=False), execute)
     except BaseException:
         execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {})
         execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})
@@ -212,9 +250,15 @@ async def aenqueue_in(
 ) -> list[Enqueued]:
     """`enqueue_in` for an async connection."""
     if not await _asavepoint(execute, in_transaction):
-        return await _afollow(plan_enqueue(tasks, now, fresh=fresh), execute)
+        try:
+            return await _afollow(plan_enqueue(tasks, now, fresh=fresh), execute)
+        except BaseException:
+            if not fresh:
+                with suppress(Exception):
+                    await execute("ROLLBACK", {})
+            raise
     try:
-        enqueued = await _afollow(plan_enqueue(tasks, now, fresh=fresh), execute)
+        enqueued = await _afollow(plan_enqueue(tasks, now, fresh=fresh, outside=False), execute)
     except BaseException:
         await execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {})
         await execute(f"RELEASE SAVEPOINT {_SAVEPOINT}", {})

@@ -117,6 +117,17 @@ OR EXISTS (
   SELECT 1 FROM unnest(CAST(:ids AS uuid[])) AS g(id) JOIN task_traces c ON c.last_id >= g.id AND c.first_id <= g.id
   WHERE g.id = ANY (c.ids));
 
+-- name: ended_meanwhile
+-- Which of the ids in the JSON array :ids belong to tasks that have ended. Asked after they were stored, by a statement of its
+-- own: what was about to end them was waited for, and is not seen by the one that waited.
+SELECT CAST(g.id AS text) FROM (SELECT CAST(value AS uuid) AS id FROM json_array_elements_text(CAST(:ids AS json))) AS g
+WHERE EXISTS (
+  SELECT 1 FROM task_history h WHERE h.id = g.id
+    AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
+    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
+OR EXISTS (
+  SELECT 1 FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id AND g.id = ANY (c.ids));
+
 -- name: find_existing
 -- Its own id first, alive or ended: whoever sends a batch again means that task, whoever has its unique key by now. The
 -- history is searched from the moment that the id was made, as above.

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from psycopg import pq
+
 from shiftboss.clock import Clock
 from shiftboss.lease import LeaderLease
 from shiftboss.model import AttemptView, Enqueued, Lease, NewTask, QueueView, TaskState, TaskView, WorkerView
@@ -27,7 +29,7 @@ from shiftboss.store.postgres import migrate, operate, rows
 from shiftboss.store.postgres.arrays import text_array
 from shiftboss.store.postgres.copying import copy_tasks
 from shiftboss.store.postgres.dsn import parse_dsn
-from shiftboss.store.postgres.enqueue import alone, made_since, one_params, plan_enqueue
+from shiftboss.store.postgres.enqueue import BEGIN, alone, made_since, one_params, plan_enqueue
 from shiftboss.store.postgres.exchange import exchange
 from shiftboss.store.postgres.link import Link, bounds, run
 from shiftboss.store.postgres.listen import PostgresListener
@@ -106,7 +108,17 @@ class PostgresStore:
             return enqueued
 
     def _execute(self, sql: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """One statement in its own transaction: between two, another may end the task that holds a unique key."""
+        """One statement of the plan: in the transaction that the plan has begun, else in one of its own: between two, another
+        may end the task that holds a unique key."""
+        with self._link.connected() as connection:
+            if sql == BEGIN:
+                connection.execute(BEGIN)
+                if not (connection.bounded and connection.pinned):
+                    bounds(connection, pinned=True)
+                return []
+            if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+                cursor = connection.execute(psycopg_sql(sql), params)
+                return cursor.fetchall() if cursor.description else []
         return self._link.alone(psycopg_sql(sql), params, pinned=True).fetchall()
 
     def get(self, task_id: str) -> TaskView | None:
