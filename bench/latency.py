@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -33,13 +33,17 @@ class Wakeup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """`bare`: INSERT and NOTIFY, commit, and the SELECT of a session that listens; PostgreSQL only. The ratios are those of the
-    fastest pace to the bare way, run by run."""
+    """`bare`: INSERT and NOTIFY, commit, and the SELECT of a session that listens; PostgreSQL only. `bare_taking`: the same
+    with a DELETE and its commit instead of the SELECT, the least that keeps others from taking the same. The ratios are those
+    of the fastest pace to a bare way, run by run."""
 
     wakeups: tuple[Wakeup, ...]
     bare: Latency | None
     p50_of_bare: Spread | None
     p99_of_bare: Spread | None
+    bare_taking: Latency | None = None
+    p50_of_bare_taking: Spread | None = None
+    p99_of_bare_taking: Spread | None = None
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -56,6 +60,7 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
         plans.append((_LOADED_EVERY_S, paces[min(paces)], load_per_second))
     done: list[list[Sent]] = [[] for _ in plans]
     bare: list[list[float]] = []
+    taking: list[list[float]] = []
     for _ in range(runs):
         target = new_target()
         try:
@@ -64,17 +69,29 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
                 for into, (every_s, count, load) in zip(done, plans, strict=True):
                     into.append(_loaded(client, target.url, every_s, count, load) if load else pace(client, every_s, count))
             if isinstance(target, PostgresTarget):
-                bare.append(_bare_echoes(target, min(paces), paces[min(paces)]))
+                bare.append(_bare_echoes(target, min(paces), paces[min(paces)], "read_echo"))
+                taking.append(_bare_echoes(target, min(paces), paces[min(paces)], "take_echo"))
         finally:
             target.close()
     fastest = [latency(run.start_s) for run in done[list(paces).index(min(paces))]]
-    echoes = [latency(waits_s) for waits_s in bare]
     return Latencies(
         wakeups=tuple(_wakeup(every_s, load, runs_of) for (every_s, _, load), runs_of in zip(plans, done, strict=True)),
-        bare=latency([wait_s for waits_s in bare for wait_s in waits_s]) if bare else None,
-        p50_of_bare=ratio([one.p50_ms for one in fastest], [one.p50_ms for one in echoes]) if bare else None,
-        p99_of_bare=ratio([one.p99_ms for one in fastest], [one.p99_ms for one in echoes]) if bare else None,
+        bare=_over_all(bare),
+        p50_of_bare=_of(bare, fastest, lambda one: one.p50_ms),
+        p99_of_bare=_of(bare, fastest, lambda one: one.p99_ms),
+        bare_taking=_over_all(taking),
+        p50_of_bare_taking=_of(taking, fastest, lambda one: one.p50_ms),
+        p99_of_bare_taking=_of(taking, fastest, lambda one: one.p99_ms),
     )
+
+
+def _over_all(runs: Sequence[Sequence[float]]) -> Latency | None:
+    return latency([wait_s for waits_s in runs for wait_s in waits_s]) if runs else None
+
+
+def _of(bare: Sequence[Sequence[float]], ours: Sequence[Latency], figure: Callable[[Latency], float]) -> Spread | None:
+    """Ours by the bare one beside it."""
+    return ratio([figure(one) for one in ours], [figure(latency(waits_s)) for waits_s in bare]) if bare else None
 
 
 def _wakeup(every_s: float, load_per_second: float, runs: Sequence[Sent]) -> Wakeup:
@@ -112,11 +129,11 @@ def pace(client: Client, every_s: float, count: int) -> Sent:
     )
 
 
-def _bare_echoes(target: PostgresTarget, every_s: float, count: int) -> list[float]:
-    """The same way with nothing of ours on it: how long until another session has seen what was committed."""
+def _bare_echoes(target: PostgresTarget, every_s: float, count: int, how: str) -> list[float]:
+    """The same way with nothing of ours on it: how long until another session has seen, or taken, what was committed."""
     target.connect().execute(POSTGRES["create_echo"].encode()).connection.close()
     with target.connect() as writer, target.connect() as reader:
-        echo = _Echo(reader)
+        echo = _Echo(reader, how)
         waits = []
         for number in range(1, count + 1):
             wait_until(time.monotonic() + every_s)
@@ -126,14 +143,15 @@ def _bare_echoes(target: PostgresTarget, every_s: float, count: int) -> list[flo
                 writer.execute(POSTGRES["ring_echo"].encode())
             waits.append(echo.seen_at(number) - began_s)
         echo.join()
+        writer.execute(POSTGRES["drop_echo"].encode())
     return waits
 
 
 class _Echo:
-    """A session that reads the table whenever it is rung."""
+    """A session that looks into the table, with the query of that name, whenever it is rung."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[object, ...]]) -> None:
-        self._connection = connection
+    def __init__(self, connection: psycopg.Connection[tuple[object, ...]], how: str) -> None:
+        self._connection, self._how = connection, how
         self._seen: dict[object, float] = {}
         self._news = threading.Condition()
         self._done = False
@@ -157,7 +175,7 @@ class _Echo:
             # The generator keeps the connection to itself until it ends, so it is read to its end first.
             if not list(self._connection.notifies(timeout=0.5, stop_after=1)):
                 continue
-            row = self._connection.execute(POSTGRES["read_echo"].encode()).fetchone()
+            row = self._connection.execute(POSTGRES[self._how].encode()).fetchone()
             with self._news:
                 self._seen[row and row[0]] = time.perf_counter()
                 self._news.notify_all()

@@ -53,3 +53,9 @@ LISTEN bench_echo;
 
 -- name: read_echo
 SELECT max(n) FROM bench_echo;
+
+-- name: drop_echo
+DROP TABLE bench_echo;
+
+-- name: take_echo
+DELETE FROM bench_echo RETURNING n;

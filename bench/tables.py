@@ -153,6 +153,11 @@ def _latency_table(databases: Mapping[str, Figures]) -> Table:
         if figures.latency.p50_of_bare is not None and figures.latency.p99_of_bare is not None:
             ratios = (fine(figures.latency.p50_of_bare), fine(figures.latency.p99_of_bare))
             table.add_row(f"{database}, the fastest pace by the bare way", *ratios)
+        if figures.latency.bare_taking is not None:
+            table.add_row(f"{database}, bare INSERT and NOTIFY to DELETE and commit", *_milliseconds(figures.latency.bare_taking))
+        if figures.latency.p50_of_bare_taking is not None and figures.latency.p99_of_bare_taking is not None:
+            ratios = (fine(figures.latency.p50_of_bare_taking), fine(figures.latency.p99_of_bare_taking))
+            table.add_row(f"{database}, the fastest pace by that", *ratios)
     return table
 
 
