@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -14,11 +16,17 @@ from bench.stats import Spread, middle, spread
 from bench.target import NewTarget, Target
 
 _SETTLE_S: Final = 4.0
+_PACKAGES: Final = {
+    "supervisor": ("msgspec",),
+    "executor": ("pykka", "msgspec", "asyncio"),
+    "gateway": ("pykka", "msgspec", "http.server"),
+}
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True):
     """CPU as a share of one core, memory as proportional set size, by role, of the median run; transactions a second where they
-    are counted. `ready_s`: from exec to ready; `stop_s`: from SIGTERM to the end."""
+    are counted. `bare_pss_kib`: of as many interpreters that have only imported what each of ours is made of. `ready_s`: from
+    exec to ready; `stop_s`: from SIGTERM to the end."""
 
     seconds: float
     cpu_share: dict[str, float]
@@ -28,12 +36,14 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     transactions_per_second: Spread | None
     ready_s: Spread
     stop_s: Spread
+    bare_pss_kib: Spread | None = None
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
     cpu_share: dict[str, float]
     pss_kib: dict[str, int]
     transactions_per_second: float | None
+    bare_pss_kib: float = 0.0
     ready_s: float = 0.0
     stop_s: float = 0.0
 
@@ -57,6 +67,7 @@ def measure(new_target: NewTarget, seconds: float, runs: int, settings: Settings
         transactions_per_second=_spread_or_none(transactions),
         ready_s=spread([run.ready_s for run in done]),
         stop_s=spread([run.stop_s for run in done]),
+        bare_pss_kib=spread([run.bare_pss_kib for run in done]),
     )
 
 
@@ -69,8 +80,10 @@ def _run_fresh(new_target: NewTarget, seconds: float, settings: Settings | None)
     try:
         with Service(target.url, target.folder, settings) as service:
             wait_until(time.monotonic() + _SETTLE_S)
-            run = _watch(target, service.processes(), seconds)
-        return msgspec.structs.replace(run, ready_s=service.ready_s, stop_s=service.stop_s)
+            ours = service.processes()
+            run = _watch(target, ours, seconds)
+        bare_kib = _bare_pss_kib(ours.values(), "sqlite3" if target.url.startswith("sqlite") else "psycopg")
+        return msgspec.structs.replace(run, bare_pss_kib=bare_kib, ready_s=service.ready_s, stop_s=service.stop_s)
     finally:
         target.close()
 
@@ -86,3 +99,21 @@ def _watch(target: Target, ours: dict[int, str], seconds: float) -> _Run:
         pss_kib=proc.pss_by_role(ours),
         transactions_per_second=None if ended is None or transactions is None else (ended - transactions) / took_s,
     )
+
+
+def _bare_pss_kib(roles: Iterable[str], driver: str) -> float:
+    """One interpreter for each process of the service, with the packages of its role and nothing of ours."""
+    done, some = "import sys; print(flush=True); sys.stdin.read()", []
+    try:
+        for role in roles:
+            packages = _PACKAGES.get(role, ("pykka", "msgspec", driver))
+            code = f"import {', '.join(packages)}; {done}"
+            some.append(subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        for one in some:
+            assert one.stdout is not None
+            one.stdout.readline()
+        return float(sum(proc.pss_kib(one.pid) for one in some))
+    finally:
+        for one in some:
+            one.kill()
+            one.communicate()

@@ -178,6 +178,8 @@ def _idle_tables(databases: Mapping[str, Figures]) -> Iterable[Table]:
         verdict = "met" if cpu.median < TARGET_IDLE_SHARE else "MISSED"
         total = f"{idle.service_pss_kib.median / 1024:.1f}"
         table.add_row("the service", f"{cpu.median:.2%} (< 1 % {verdict})", total, style="bold")
+        if idle.bare_pss_kib is not None:
+            table.add_row("as many bare interpreters", "", f"{idle.bare_pss_kib.median / 1024:.1f}")
         if idle.transactions_per_second is not None:
             table.add_row("transactions a second", fine(idle.transactions_per_second), "")
         table.add_row("seconds from exec to ready", fine(idle.ready_s), "")
