@@ -394,7 +394,7 @@ DEEDS: Final[Sequence[Deed]] = (
     Deed("resign", ("resign",), Scene.lead, lambda s, scene: s.resign(scene.term), _nobody_leads),
     # Passed again and again: rows that an older pass of ours still holds are left to the next one.
     Deed("recover", ("end_attempts",), _hold_for_a_dead_worker, _recover, _is_recovered, _recover),
-    Deed("prune", ("prune_dead_letters",), _bury_and_lead, _prune, _is_pruned),
+    Deed("prune", ("prune_dead_letters",), _bury_and_lead, _prune, _is_pruned, _prune),
     Deed("cancel", ("cancel",), lambda scene: scene.put(2), lambda s, scene: s.cancel(_which(scene)), _is_cancelled),
     Deed(
         "retry dead letters", ("retry_dead_letters",), lambda c: c.bury(2), lambda s, scene: s.retry(_which(scene)), _is_retried

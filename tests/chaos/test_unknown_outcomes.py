@@ -100,6 +100,7 @@ def test_is_done_once_whatever_became_of_the_answer(
         finally:
             proxy.disarm(rule)
         if cut in (Cut.LATE, Cut.ORPHAN) and deed.again is not None:
+            _await_rest(sql)
             deed.again(far, scene)  # as at the next heartbeat: what came late is seen then
         deed.check(scene)
 
