@@ -30,6 +30,7 @@ SQLITE: Final = "shiftboss/store/sqlite/"
 POSTGRES: Final = "shiftboss/store/postgres/"
 RULES: Final = "tests/model/test_rules.py"
 CLAIM: Final = "tests/store/test_postgres_claim.py"
+WAYS: Final = "tests/store/test_postgres_ways.py"
 LEADER: Final = "tests/store/test_store_leader.py"
 FORGETTING: Final = "tests/store/test_store_without_history.py"
 HISTORIES: Final = "tests/model/test_histories.py"
@@ -235,6 +236,13 @@ MUTANTS: Final = (
             "  WHERE NOT EXISTS (\n    SELECT 1 FROM task_history h WHERE h.id = given.id",
             "  WHERE NOT EXISTS (\n    SELECT 1 FROM task_history h WHERE false",
         ),
+    ),
+    Mutant(
+        "an enqueue does not look into the history again",
+        "postgres",
+        WAYS,
+        ((POSTGRES + "enqueue.py", 'if stored and (yield named_queries()["ended_meanwhile"], ids):', "if not ids:"),),
+        "just_being_committed",
     ),
     *_pair(
         "an end without a history does not look at the fence",
