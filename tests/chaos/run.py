@@ -32,6 +32,7 @@ SHOWN: Final = 20
 SPARE: Final = 1.04  # some faults never find a target
 DURING_OUTAGE: Final = frozenset({f"{how}:{role}" for how in ("kill", "freeze") for role in ("executor", "claimer", "leader")})
 MAKE_UP_ROUNDS: Final = 4  # on a slow machine a kind may still find no target
+BRING_ABOUT: Final = ("suspend:zombie", "suspend:service")  # what mostly makes the outcomes that are seldom seen
 MAKE_UP_TASKS: Final = 1_000
 MAKE_UP_PER_S: Final = 0.7
 NOT_ENOUGH: Final = 3  # exit code: all held, but kinds or outcomes are missing, the time was over, or something was slow
@@ -84,6 +85,8 @@ def _rounds(options: argparse.Namespace, sums: Totals, folder: Path) -> None:
             return
     for _ in range(MAKE_UP_ROUNDS):
         rare = totals.rare(sums, options.at_least)
+        if any(totals.unseen(sums)):
+            rare = {**rare, **dict.fromkeys(BRING_ABOUT, 0)}
         if not rare or options.only or time.monotonic() > give_up_s:
             return
         if not _add(options, sums, _make_up(options, sums.next_seed, rare), folder, MAKE_UP_TASKS):

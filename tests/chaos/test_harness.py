@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import injectors, invariants, ledger, logs, preload, recovery, schedule
+from tests.chaos import injectors, invariants, ledger, logs, preload, recovery, run, schedule, totals
 from tests.chaos.invariants import Evidence
 from tests.chaos.ledger import Ledger
 from tests.chaos.rows import AttemptRow, Rows, TaskRow
-from tests.chaos.schedule import Facts
+from tests.chaos.schedule import Facts, Schedule
 from tests.chaos.world import Mark
 
 TASK = "01a00000-0000-7000-8000-000000000001"
@@ -228,3 +228,21 @@ def test_an_orphan_is_what_was_still_held_by_the_service_that_died(lines: tuple[
     lost = replace(FAILED, outcome="lost", worker_id="w-5-a")
     found = recovery.measure([Mark("service killed", "5", at_s=100.0)], evidence(lines=begun, attempts=[lost]), [])
     assert found.get(recovery.ORPHAN, []) == expected
+
+
+def test_what_nobody_has_seen_is_brought_about_by_another_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plans: list[Schedule] = []
+
+    def add(_options: object, _sums: object, plan: Schedule, *_: object) -> bool:
+        plans.append(plan)
+        return len(plans) < 2
+
+    monkeypatch.setattr(run, "_add", add)
+    sums = totals.Totals(seed=1, database="sqlite")
+    monkeypatch.setattr(totals.Totals, "faults", property(lambda _: 10 * len(plans)))
+    monkeypatch.setattr(totals.Totals, "tasks", property(lambda _: 10 * len(plans)))
+    monkeypatch.setattr(totals, "rare", lambda *_: {})
+    options = run._parser().parse_args(["--faults", "10", "--tasks", "10", "--at-least", "3"])
+    run._rounds(options, sums, tmp_path)
+    assert "fenced" in set(totals.unseen(sums))
+    assert {fault.kind for fault in plans[1].faults} == set(run.BRING_ABOUT)

@@ -124,9 +124,15 @@ def missing(totals: Totals, at_least: int) -> Iterator[str]:
     """What a whole run must have seen and this one has not."""
     for kind, times in rare(totals, at_least).items():
         yield f"{kind} was done {times} times, and has to be {at_least} times"
+    for pair in unseen(totals):
+        yield f"{pair} was never seen"
+
+
+def unseen(totals: Totals) -> Iterator[str]:
+    """Outcomes that have to come about in as many faults, and have not."""
     for pair in MUST_SEE + (MUST_SEE_IN_MANY if totals.faults >= MANY_FAULTS else ()):
         if not totals.exercised()[pair]:
-            yield f"{pair} was never seen"
+            yield pair
 
 
 def table(totals: Totals) -> Iterator[str]:

@@ -221,7 +221,7 @@ class Suspend:
 class WakeAsZombie(Suspend):
     """The same, aimed: a service, or its heartbeat alone, wakes in the middle of what it had begun and another has begun anew."""
 
-    kind, weight = "suspend:zombie", 0.2  # others must hold still while it lasts
+    kind, weight = "suspend:zombie", 0.4  # others must hold still while it lasts
 
     def draw(self, rng: random.Random, facts: Facts) -> tuple[float, str, Params]:
         part = rng.choice(["", "heartbeat"])
