@@ -36,6 +36,7 @@ _KINDS: Final = {
     ("sqlalchemy.ext.asyncio.session", "AsyncSession"): "alchemy-async-session",
     ("sqlalchemy.ext.asyncio.scoping", "async_scoped_session"): "alchemy-async-scoped",
 }
+_LIBPQ_IDLE: Final = 0  # PQTRANS_IDLE
 
 
 def kind_of(database_url: str) -> Database:
@@ -229,8 +230,16 @@ def _through_alchemy(tx: Any, database_url: str, tasks: Sequence[NewTask], now: 
         return _through_sqlite(execute, database_url, tasks, now)
     from shiftboss.store.postgres.enqueue import enqueue_in as enqueue_in_postgres
 
-    autocommit = getattr(connection.connection.dbapi_connection, "autocommit", False) is True
-    return enqueue_in_postgres(execute, tasks, in_transaction=not autocommit, now=now, fresh=fresh)
+    return enqueue_in_postgres(execute, tasks, in_transaction=_alchemy_transaction(connection), now=now, fresh=fresh)
+
+
+def _alchemy_transaction(connection: Any) -> bool | None:
+    """As `_psycopg_transaction`. In autocommit the caller may have begun one in SQL: libpq's drivers know; others do not say."""
+    pooled = connection.connection
+    if getattr(pooled.dbapi_connection, "autocommit", False) is not True:
+        return True
+    status = getattr(getattr(pooled.driver_connection, "info", None), "transaction_status", None)
+    return None if status is None else bool(status != _LIBPQ_IDLE)
 
 
 def _connection_of(session: Any) -> Any:

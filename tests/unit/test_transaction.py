@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from shiftboss import ArgumentsError, Client, TaskNotFound, TaskState, TransactionError, task
 from shiftboss.default import using_client
 from shiftboss.store.open import open_store
+from shiftboss.store.postgres.enqueue import enqueue_in, psycopg_sql
 
 DDL = "CREATE TABLE orders (id integer PRIMARY KEY)"
 
@@ -291,6 +292,49 @@ def test_transaction_block_on_an_autocommit_connection(pg_client: Client) -> Non
         with connection.transaction():
             kept = ship.using(tx=connection).enqueue(2)
     assert (exists(pg_client, undone.id), exists(pg_client, kept.id)) == (False, True)
+
+
+@pytest.mark.parametrize("driver", ["tells", "does not tell", "sqlite"])
+def test_a_transaction_begun_in_sql_on_an_autocommit_connection_stays_the_callers(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    client: Client = request.getfixturevalue("sqlite_client" if driver == "sqlite" else "pg_client")
+    if driver == "does not tell":
+        monkeypatch.setattr("sqlalchemy.pool.base._ConnectionFairy.driver_connection", None)
+    tx = sa.create_engine(alchemy_url(client), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool).connect()
+    for end, stored in (("ROLLBACK", False), ("COMMIT", True)):
+        tx.execute(sa.text("BEGIN"))
+        handles = [ship.using(tx=tx).enqueue(1), *client.enqueue_many([ship.prepare(2)], tx=tx)]
+        assert not any(exists(client, it.id) for it in handles)
+        tx.execute(sa.text(end))
+        assert [exists(client, it.id) for it in handles] == [stored, stored]
+    at_once = [ship.using(tx=tx).enqueue(3), *client.enqueue_many([ship.prepare(4)], tx=tx)]
+    assert all(exists(client, it.id) for it in at_once)
+    tx.close()
+
+
+@pytest.mark.parametrize("names_it", ["sqlstate", "pgcode", "C"])
+def test_every_driver_says_in_its_own_way_that_there_is_no_transaction(pg_client: Client, names_it: str) -> None:
+    new, said = ship.prepare(1).new, []
+
+    class Refused(Exception):
+        def __init__(self, error: psycopg.Error) -> None:
+            super().__init__({"C": error.sqlstate} if names_it == "C" else str(error))
+            said.append(error.sqlstate)
+            if names_it != "C":
+                setattr(self, names_it, error.sqlstate)
+
+    with psycopg.connect(pg_client.database_url, autocommit=True) as connection:
+
+        def execute(sql: str, parameters: dict[str, Any]) -> Sequence[Any]:
+            try:
+                cursor = connection.execute(psycopg_sql(sql), parameters)
+            except psycopg.Error as error:
+                raise Refused(error) from None
+            return cursor.fetchall() if cursor.description else []
+
+        assert [it.id for it in enqueue_in(execute, [new])] == [new.id]
+    assert exists(pg_client, new.id) and said == ["25P01"]
 
 
 def test_pipeline_of_the_caller(pg_client: Client) -> None:

@@ -290,9 +290,12 @@ async def _afollow(plan: _Plan, execute: ExecuteAsync) -> list[Enqueued]:
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    """From psycopg's and asyncpg's errors, or from SQLAlchemy's wrapper round them."""
+    """From the errors of psycopg, asyncpg, psycopg2 and pg8000, or from SQLAlchemy's wrapper round them."""
     for candidate in (error, getattr(error, "orig", None), getattr(error, "__cause__", None)):
-        state = getattr(candidate, "sqlstate", None)
+        state = getattr(candidate, "sqlstate", None) or getattr(candidate, "pgcode", None)
         if isinstance(state, str):
             return state
+        fields = candidate.args[0] if isinstance(candidate, BaseException) and candidate.args else None
+        if isinstance(fields, dict) and isinstance(fields.get("C"), str):
+            return str(fields["C"])
     return None
