@@ -13,27 +13,21 @@ from collections.abc import Callable, Sequence
 
 from shiftboss.actors.messages import Landed
 from shiftboss.actors.outbox import Parcel
-from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Store
+from shiftboss.store.base import Exchange, Exchanged, Store
 
 
 class Flight:
     """One round under way.
 
     Attributes:
-        overlapped: another one claimed at the same time, so that a short answer does not mean that nothing is left.
         seconds: how long the database took, once it has landed.
     """
 
     def __init__(self, lane: int, request: Exchange, parcel: Parcel) -> None:
         self.lane, self.request, self.parcel = lane, request, parcel
-        self.overlapped = False
         self.reply: Exchanged | None = None
         self.error: BaseException | None = None
         self.seconds = 0.0
-
-    @property
-    def claim(self) -> ClaimAsk | None:
-        return self.request.claim
 
     def carry(self, store: Store) -> None:
         """Ask the database; called in the thread."""
@@ -85,9 +79,10 @@ class Carrier:
         """Whether rounds may go on beside each other here at all."""
         return len(self._stores) > 1
 
-    def claims(self) -> list[ClaimAsk]:
-        """What the rounds under way have asked for."""
-        return [flight.claim for flight in self._flights.values() if flight.claim is not None]
+    @property
+    def claiming(self) -> bool:
+        """Whether a round under way has asked for tasks."""
+        return any(flight.request.claim is not None for flight in self._flights.values())
 
     def ledger(self, worker_id: str) -> str:
         """For `Exchange.ledger` of a round that goes now: rounds that add to the same rows would wait for each other."""
@@ -95,16 +90,15 @@ class Carrier:
         return f"{worker_id}/{lane + 1}" if lane else ""
 
     def send(self, request: Exchange, parcel: Parcel) -> bool:
-        """Let a round fly. False: no thread can be had for it; it is still to be done."""
-        lane = self._free_lane()
+        """Let a round fly. False: no thread can be had for it; it is still to be done.
+
+        One that writes nothing takes the last connection, so that what has ended is counted on the first as long as it can be.
+        """
+        lane = self._free_lane(last=not parcel)
         assert lane is not None, "nobody may send while all are under way"
         if lane not in self._orders and not self._start(lane):
             return False
         flight = Flight(lane, request, parcel)
-        if request.claim is not None:
-            others = [one for one in self._flights.values() if one.claim is not None]
-            for one in (flight, *others) if others else ():
-                one.overlapped = True
         self._flights[lane] = flight
         self._orders[lane].put(flight)
         return True
@@ -119,8 +113,9 @@ class Carrier:
             if lane not in self._flights:
                 store.close()
 
-    def _free_lane(self) -> int | None:
-        return next((lane for lane in range(len(self._stores)) if lane not in self._flights), None)
+    def _free_lane(self, last: bool = False) -> int | None:
+        free = [lane for lane in range(len(self._stores)) if lane not in self._flights]
+        return free[-1 if last else 0] if free else None
 
     def _start(self, lane: int) -> bool:
         orders: queue.SimpleQueue[Flight] = queue.SimpleQueue()

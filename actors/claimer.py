@@ -3,7 +3,8 @@
 What happens here in a round (`_round`): everything that ended since the last one is stored, starts and returned tasks are
 written, and tasks are claimed for the room there is, in one `exchange`. Then the claims go to the executors. While
 the database works, the executors live on what was prefetched, and outcomes gather for the next round. A large round on
-PostgreSQL flies (`carrier`): the next one is prepared, and sent, while the server works on it.
+PostgreSQL flies (`carrier`): the next one is prepared, and sent, while the server works on it. A large claim and what has ended
+then go beside each other, each in a transaction of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from shiftboss.actors.messages import (
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.outbox import Outbox, Parcel, Waiting
 from shiftboss.actors.peers import Peer, share_out
-from shiftboss.actors.planning import Typical, lane_asks
+from shiftboss.actors.planning import LARGE, Manner, Typical, lane_asks, round_manner
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.roster import Roster
 from shiftboss.actors.sweeps import Sweeps
@@ -59,7 +60,6 @@ SLEEP_AFTER_S: Final = 0.1  # an idle claimer that polls more seldom than this w
 AWAKE_AFTER_ROUNDS: Final = 20  # full claims in a row after which ringing is a waste
 LINGER_S: Final = 0.004  # outcomes gather this long while the executors still have work
 LATER_S: Final = 0.5  # what others have locked is asked about again after this
-LARGE: Final = 100  # tasks that make it worth while to let a round fly
 AGAIN_S: Final = 0.02  # a sweep that found every connection in use
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
 
@@ -325,8 +325,9 @@ class Claimer(ProcessActor):
         try:
             self._check_identity()
             request = self._carry(store)
-            if request is not None and self._carrier.busy:
-                self._soon(LINGER_S)  # for those outcomes that are enough for a round of their own
+            if self._carrier.busy:
+                if request is not None:  # the next look, when there may be enough for another one
+                    self._soon(0.0 if self._outbox.waiting >= LARGE else LINGER_S)
                 return
             self._outage.over()
         except StoreUnavailable as error:
@@ -336,15 +337,18 @@ class Claimer(ProcessActor):
         self._plan_next(request)
 
     def _waits_for_landing(self) -> bool:
-        """Beside a round under way only another large one is worth its transaction, and what it may get is known."""
-        return self._carrier.busy and (self._landing or self._outbox.waiting < LARGE or self._outbox.cautious)
+        """Beside a round under way there can only be another large one, and only while what it may get is known."""
+        if not self._carrier.busy:
+            return False
+        return self._landing or self._outbox.cautious or (self._carrier.claiming and self._outbox.waiting < LARGE)
 
     def _carry(self, store: Store) -> Exchange | None:
         """Have a round: here and now, or in flight when it is large. What was asked; `None`: there was nothing to ask."""
         ask = self._claim_ask(store)
-        if ask is None and not self._outbox:
+        manner = self._manner(ask)
+        if manner is Manner.NOT_YET or (ask is None and not self._outbox):
             return None
-        parcel = self._outbox.take()
+        parcel = self._outbox.nothing() if manner is Manner.CLAIM_FLIES else self._outbox.take()
         request = Exchange(
             worker_id=self._worker_id,
             ended=parcel.ended,
@@ -357,7 +361,7 @@ class Claimer(ProcessActor):
             ledger=self._carrier.ledger(self._worker_id),
             keep_completed=self.settings.keeps_completed,
         )
-        if self._carrier.flies and self._is_large(request) and self._carrier.send(request, parcel):
+        if manner is not Manner.HERE and self._carrier.send(request, parcel):
             return request
         sent_s = time.monotonic()
         try:
@@ -369,9 +373,15 @@ class Claimer(ProcessActor):
         self._learn(request.claim, reply)
         return request
 
-    def _is_large(self, request: Exchange) -> bool:
-        expected = request.claim.limit if request.claim is not None and self._lanes.full_rounds else 0
-        return self._halt.may_claim and not self._outage.lasting and max(len(request.ended), expected) >= LARGE
+    def _manner(self, ask: ClaimAsk | None) -> Manner:
+        claimable = ask.limit if ask is not None and self._lanes.full_rounds else 0
+        return round_manner(
+            flies=self._carrier.flies and self._halt.may_claim and not self._outage.lasting,
+            busy=self._carrier.busy,
+            outcomes=self._outbox.waiting,
+            claimable=claimable,
+            limited=bool(self._lanes.limited),
+        )
 
     def _landed(self, flight: Flight) -> None:
         """A round has its answer, which came while other work was done."""
@@ -383,10 +393,7 @@ class Claimer(ProcessActor):
             self._say_ready()
         else:
             self._settle(flight.request, flight.parcel, reply, flight.seconds)
-            if flight.overlapped and flight.claim is not None and len(reply.claims) < flight.claim.limit:
-                self._lanes.unsure()  # what it passed over was locked by the other one, perhaps
-            else:
-                self._learn(flight.claim, reply)
+            self._learn(flight.request.claim, reply)
             self._outage.over()
             self._plan_next(flight.request)
             self._soon()  # whatever asked for a round meanwhile was turned away, and asks only once
@@ -401,15 +408,12 @@ class Claimer(ProcessActor):
         self._sweep("reconcile", self._reconcile)
 
     def _claim_ask(self, store: Store) -> ClaimAsk | None:
-        if self._lanes.drained or not self._halt.may_claim:
-            return None
-        asked = self._carrier.claims()
-        if asked and (self._lanes.limited or not self._lanes.full_rounds):
-            return None  # how much is left of a limit, or of the tasks, is known when they have landed
+        if self._lanes.drained or not self._halt.may_claim or self._carrier.claiming:
+            return None  # two claims at a time would pass over each other's rows, one by one
         typical_s, usable = self._typical_now(), self._roster.usable()
         types = self._roster.types_of(peer for peer in usable if peer.room(typical_s))
-        room = sum(peer.room(typical_s) for peer in usable) - sum(ask.limit for ask in asked)
-        free = max(0, sum(peer.free_slots for peer in usable) - sum(ask.running for ask in asked))
+        room = sum(peer.room(typical_s) for peer in usable)
+        free = sum(peer.free_slots for peer in usable)
         slots = sum(peer.slots for peer in usable)
         if not types or room <= 0 or (not free and not self._outbox and room < slots):
             return None  # a few tasks more would not be worth a transaction of their own

@@ -163,6 +163,12 @@ class Outbox:
         self._under_way.append(parcel)
         return parcel
 
+    def nothing(self) -> Parcel:
+        """For a round that only claims; `settle` or `put_back` has to follow as well."""
+        parcel = Parcel([], [], {}, {}, cautious=False)
+        self._under_way.append(parcel)
+        return parcel
+
     def put_back(self, parcel: Parcel) -> None:
         """The database could not be asked, or did not answer: all of it goes out again, as if nothing had happened."""
         self._under_way.remove(parcel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final
 
 from shiftboss.store.base import Lane, LaneAsk
@@ -13,7 +14,34 @@ from shiftboss.store.base import Lane, LaneAsk
 PREFETCH_WINDOW_S: Final = 0.25
 # A lane is read from a second before the last due time seen, so that rows committed or released late are found soon.
 MARK_MARGIN_S: Final = 1.0
+LARGE: Final = 100  # tasks that make it worth while to let a round fly
 _FALLING: Final = 0.3
+
+
+class Manner(Enum):
+    """How the next round is had."""
+
+    NOT_YET = auto()
+    HERE = auto()  # at once, everything in one transaction
+    FLIES = auto()  # everything in one transaction, in flight
+    CLAIM_FLIES = auto()  # the claim alone, in flight; what has ended goes beside it
+
+
+def round_manner(*, flies: bool, busy: bool, outcomes: int, claimable: int, limited: bool) -> Manner:
+    """How to have the next round.
+
+    Args:
+        flies: rounds may be had in flight.
+        busy: one is under way.
+        outcomes: how many attempts have ended.
+        claimable: how many tasks the round would claim, as far as that can be foreseen.
+        limited: some queue has a concurrency. Then what has ended goes with the claim: it makes room there.
+    """
+    if flies and claimable >= LARGE:
+        return Manner.FLIES if limited else Manner.CLAIM_FLIES
+    if outcomes >= LARGE:
+        return Manner.FLIES if flies else Manner.HERE
+    return Manner.NOT_YET if busy else Manner.HERE
 
 
 @dataclass(frozen=True, slots=True)

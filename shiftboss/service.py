@@ -37,7 +37,7 @@ from shiftboss.supervisor.signals import hold_signals
 log = logging.getLogger("shiftboss.service")
 
 # Tasks that one executor can hold: its slots, what is prefetched for them, and outcomes that are not stored yet.
-CELLS_PER_EXECUTOR: Final = 2048
+CELLS_PER_EXECUTOR: Final = 4096
 SHUTDOWN_S: Final = 5.0
 # By the time executors are told to stop, the claimer has handed back whatever they still run: nothing is worth waiting for.
 EXECUTOR_SHUTDOWN_S: Final = 0.5

@@ -6,10 +6,21 @@ import itertools
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shiftboss.actors.planning import PREFETCH_WINDOW_S, Typical, distribute, lane_asks, order_lanes, prefetch_depth
+from shiftboss.actors.planning import (
+    LARGE,
+    PREFETCH_WINDOW_S,
+    Manner,
+    Typical,
+    distribute,
+    lane_asks,
+    order_lanes,
+    prefetch_depth,
+    round_manner,
+)
 from shiftboss.store.base import Lane
 
 lanes = st.lists(
@@ -187,3 +198,25 @@ def test_estimate_rises_at_once_and_falls_slowly() -> None:
     for _ in range(30):
         fallen = fallen.after(0.0)
     assert fallen.seconds is not None and fallen.seconds < 0.001
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("outcomes", [0, LARGE - 1, LARGE])
+@pytest.mark.parametrize("claimable", [0, LARGE - 1, LARGE])
+def test_how_a_round_is_had(claimable: int, outcomes: int, busy: bool, limited: bool) -> None:
+    told = round_manner(flies=True, busy=busy, outcomes=outcomes, claimable=claimable, limited=limited)
+    if claimable == LARGE:
+        assert told is (Manner.FLIES if limited else Manner.CLAIM_FLIES)
+    elif outcomes == LARGE:
+        assert told is Manner.FLIES
+    else:
+        assert told is (Manner.NOT_YET if busy else Manner.HERE)
+
+
+@pytest.mark.parametrize("claimable", [0, LARGE])
+@pytest.mark.parametrize("outcomes", [0, LARGE])
+@pytest.mark.parametrize("busy", [False, True])
+def test_what_may_not_fly_is_done_here_or_waits(busy: bool, outcomes: int, claimable: int) -> None:
+    told = round_manner(flies=False, busy=busy, outcomes=outcomes, claimable=claimable, limited=False)
+    assert told is (Manner.NOT_YET if busy and outcomes < LARGE else Manner.HERE)
