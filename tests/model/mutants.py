@@ -241,7 +241,7 @@ MUTANTS: Final = (
         "an enqueue does not look into the history again",
         "postgres",
         WAYS,
-        ((POSTGRES + "enqueue.py", 'if stored and (yield named_queries()["ended_meanwhile"], ids):', "if not ids:"),),
+        ((POSTGRES + "enqueue.py", "if not {row[0] for row in ended}.isdisjoint(stored):", "if not ids:"),),
         "just_being_committed",
     ),
     *_pair(

@@ -20,7 +20,7 @@ class Proxy:
     """A TCP proxy on loopback. `stall()` keeps every socket open and lets nothing through, as a dead link does.
 
     `answers_lost_after` cuts both sides as soon as the client has sent these bytes, and they have been passed on: the
-    server does what it was told and nobody hears of it.
+    server does what it was told and nobody hears of it. `round_trips` counts how often the client spoke after the server had.
     """
 
     def __init__(self, port: int) -> None:
@@ -31,6 +31,8 @@ class Proxy:
         self._open.set()
         self._sockets: list[socket.socket] = []
         self.answers_lost_after: bytes | None = None
+        self.round_trips = 0
+        self._server_spoke = True
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stall(self) -> None:
@@ -58,6 +60,8 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(_CHUNK):
                 self._open.wait()
+                self.round_trips += upwards and self._server_spoke
+                self._server_spoke = not upwards
                 if upwards and self.answers_lost_after and self.answers_lost_after in data:
                     _cut(source)
                     self.answers_lost_after = None

@@ -240,6 +240,20 @@ def proxy(pg_cluster: PgCluster) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.parametrize(("fields", "fresh", "round_trips"), [({}, True, 1), ({}, False, 2), ({"unique_key": "k"}, False, 2)])
+def test_an_enqueue_asks_the_server_no_more_often_than_it_must(
+    pg_cluster: PgCluster, pg_database: str, proxy: Proxy, fields: dict[str, Any], fresh: bool, round_trips: int
+) -> None:
+    """Once more when it may have been sent before: what has ended meanwhile is told before the commit."""
+    far = open_postgres(pg_cluster.dsn(psycopg.conninfo.conninfo_to_dict(pg_database)["dbname"], port=proxy.port))
+    for _ in range(8):
+        far.enqueue([new(id=new_task_id())], fresh=fresh)
+    before = proxy.round_trips
+    far.enqueue([new(id=new_task_id(), **fields)], fresh=fresh)
+    assert proxy.round_trips - before == round_trips
+    far.close()
+
+
 @pytest.mark.parametrize("count", [1, MANY])
 def test_a_server_that_does_not_answer_is_waited_for_until_the_deadline(
     pg_cluster: PgCluster, pg_database: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, count: int

@@ -73,7 +73,7 @@ def _copy(connection: BoundedConnection, tasks: Sequence[NewTask], ids: UuidArra
     with connection.cursor() as cursor, cursor.copy(queries()["copy_tasks"]) as copy:
         for chunk in _chunks(tasks, ids, began):
             copy.write(chunk)
-    if _any_ended(connection, tasks, ids, since, now):
+    if _any_ended(connection, tasks, since, now):
         connection.execute("ROLLBACK")
         return False
     if any(_is_due(task, began) for task in tasks):
@@ -84,16 +84,16 @@ def _copy(connection: BoundedConnection, tasks: Sequence[NewTask], ids: UuidArra
     return True
 
 
-def _any_ended(
-    connection: BoundedConnection, tasks: Sequence[NewTask], ids: UuidArray, since: float, now: datetime | None
-) -> bool:
+def _any_ended(connection: BoundedConnection, tasks: Sequence[NewTask], since: float, now: datetime | None) -> bool:
     """Ids made one after the other stand side by side, so one look at the index nearly always answers for all of them."""
-    among = {"first": min(task.id for task in tasks), "last": max(task.id for task in tasks), "since": since, "now": now}
-    ((may_be,),) = run(connection, "any_ended_between", among).fetchall()
+    ids = [task.id for task in tasks]
+    ((may_be,),) = run(
+        connection, "any_ended_between", {"first": min(ids), "last": max(ids), "since": since, "now": now}
+    ).fetchall()
     if not may_be:
         return False
-    ((has,),) = run(connection, "any_ended", {"ids": ids, "since": since, "now": now}).fetchall()
-    return bool(has)
+    among = {"ids": msgspec.json.encode(ids).decode(), "since": since, "now": now}
+    return bool(run(connection, "ended_meanwhile", among).fetchall())
 
 
 def _is_due(task: NewTask, began: datetime) -> bool:

@@ -20,7 +20,8 @@ __all__ = ["Execute", "ExecuteAsync", "aenqueue_in", "enqueue_in", "psycopg_sql"
 Execute: TypeAlias = Callable[[str, dict[str, Any]], Sequence[Any]]
 ExecuteAsync: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[Sequence[Any]]]
 _Statement: TypeAlias = tuple[str, dict[str, Any]]
-_Plan: TypeAlias = Generator[_Statement, Sequence[Any], list[Enqueued]]
+Step: TypeAlias = Sequence[_Statement]  # one after the other; none needs the answer of another, so they can be sent at once
+_Plan: TypeAlias = Generator[Step, Sequence[Sequence[Any]], list[Enqueued]]
 
 # An existing task that ends between our two statements frees its key; this often in a row is no coincidence.
 _MAX_ROUNDS: Final = 20
@@ -49,7 +50,7 @@ class _Row(msgspec.Struct, omit_defaults=True):
 def plan_enqueue(
     tasks: Sequence[NewTask], now: datetime | None = None, *, fresh: bool = False, refused: bool = False, outside: bool = True
 ) -> _Plan:
-    """What to execute, step by step: yields statements, is sent their rows, returns what became of each task.
+    """What to execute, step by step: yields statements, is sent the rows of each, returns what became of each task.
 
     Args:
         now: replaces the database's clock, in tests.
@@ -72,7 +73,8 @@ def plan_enqueue(
             done[task_id] = Enqueued(id=task_id)
             left.pop(task_id, None)
         if left:
-            for task_id, existing_id in (yield named_queries()["find_existing"], {"rows": rows_json(left.values(), now)}):
+            (found,) = yield [(named_queries()["find_existing"], {"rows": rows_json(left.values(), now)})]
+            for task_id, existing_id in found:
                 if existing_id is not None:
                     done[task_id] = Enqueued(id=existing_id, existing=True)
                     left.pop(task_id, None)
@@ -81,23 +83,26 @@ def plan_enqueue(
 
 def _store(
     left: Mapping[str, NewTask], now: datetime | None, fresh: bool, outside: bool
-) -> Generator[_Statement, Sequence[Any], list[str] | None]:
+) -> Generator[Step, Sequence[Sequence[Any]], list[str] | None]:
     """Insert what is not there: the ids that were stored. `None`: nothing, because one of them ended at that moment.
 
     A row whose delete is not committed yet is waited for, and gone then; but the statement that waits has looked into the
-    history before. So that is asked again before anybody can see the rows. Who made the ids for this call need not ask.
+    history before. So that is asked again, by a statement that begins when the rows are in, and before anybody can see them.
+    Who made the ids for this call need not ask.
     """
+    insert = _insert(left, now, fresh)
     if fresh:
-        return [row[0] for row in (yield _insert(left, now, fresh))]
-    if outside:
-        yield BEGIN, {}
-    stored = [row[0] for row in (yield _insert(left, now, fresh))]
-    ids = {"ids": msgspec.json.encode(stored).decode(), "since": made_since(left.values()), "now": now}
-    if stored and (yield named_queries()["ended_meanwhile"], ids):
-        yield "ROLLBACK" if outside else f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {}
+        (rows,) = yield [insert]
+        return [row[0] for row in rows]
+    ids = {"ids": msgspec.json.encode(list(left)).decode(), "since": made_since(left.values()), "now": now}
+    begin: Step = [(BEGIN, {})] if outside else []
+    *_, rows, ended = yield [*begin, insert, (named_queries()["ended_meanwhile"], ids)]
+    stored = [row[0] for row in rows]
+    if not {row[0] for row in ended}.isdisjoint(stored):
+        yield [("ROLLBACK" if outside else f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", {})]
         return None
     if outside:
-        yield "COMMIT", {}
+        yield [("COMMIT", {})]
     return stored
 
 
@@ -232,9 +237,9 @@ def _savepoint(execute: Execute, in_transaction: bool | None) -> bool:
 
 def _follow(plan: _Plan, execute: Execute) -> list[Enqueued]:
     try:
-        statement = next(plan)
+        step = next(plan)
         while True:
-            statement = plan.send(execute(*statement))
+            step = plan.send([execute(*statement) for statement in step])
     except StopIteration as end:
         enqueued: list[Enqueued] = end.value
         return enqueued
@@ -281,9 +286,9 @@ async def _asavepoint(execute: ExecuteAsync, in_transaction: bool | None) -> boo
 
 async def _afollow(plan: _Plan, execute: ExecuteAsync) -> list[Enqueued]:
     try:
-        statement = next(plan)
+        step = next(plan)
         while True:
-            statement = plan.send(await execute(*statement))
+            step = plan.send([await execute(*statement) for statement in step])
     except StopIteration as end:
         enqueued: list[Enqueued] = end.value
         return enqueued

@@ -155,13 +155,26 @@ class Link:
         """One statement, a transaction of its own. Where the session has its deadlines and plans it is all that the server
         hears: an idle worker looks into the database every second, for as long as it lives, and whoever enqueues waits."""
         with self.connected() as connection:
-            if pinned and connection.bounded and not connection.pinned:  # by a claimer, which goes on like this
-                bounds(connection, pinned=True, here_only=False)
-                connection.pinned = True
+            if pinned:
+                self.pin(connection)
             if connection.bounded and connection.pinned == pinned:
                 return connection.execute(sql, params, prepare=prepare)
         with self.transaction(pinned=pinned) as connection:
             return connection.execute(sql, params, prepare=prepare)
+
+    def pin(self, connection: BoundedConnection) -> None:
+        """Fix the plans of the hot path for the session, unless it is another's with the next transaction. By a claimer, or by
+        who enqueues: both go on like this."""
+        if connection.bounded and not connection.pinned:
+            bounds(connection, pinned=True, here_only=False)
+            connection.pinned = True
+
+    def in_transaction(self) -> bool:
+        """Whether one was begun by name and has not ended."""
+        connection = self._connection
+        return (
+            connection is not None and not connection.closed and connection.info.transaction_status != pq.TransactionStatus.IDLE
+        )
 
     def _open(self) -> BoundedConnection:
         connection = self._connection

@@ -108,18 +108,10 @@ SELECT EXISTS (
     AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
 OR EXISTS (SELECT 1 FROM task_traces c WHERE c.last_id >= CAST(:first AS uuid) AND c.first_id <= CAST(:last AS uuid));
 
--- name: any_ended
-SELECT EXISTS (
-  SELECT 1 FROM unnest(CAST(:ids AS uuid[])) AS g(id) JOIN task_history h ON h.id = g.id
-  WHERE h.finished_at >= to_timestamp(CAST(:since AS double precision))
-    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
-OR EXISTS (
-  SELECT 1 FROM unnest(CAST(:ids AS uuid[])) AS g(id) JOIN task_traces c ON c.last_id >= g.id AND c.first_id <= g.id
-  WHERE g.id = ANY (c.ids));
-
 -- name: ended_meanwhile
 -- Which of the ids in the JSON array :ids belong to tasks that have ended. Asked after they were stored, by a statement of its
--- own: what was about to end them was waited for, and is not seen by the one that waited.
+-- own: what was about to end them was waited for, and is not seen by the one that waited. Those that were not stored are named,
+-- too, so that it can be sent before it is known which were.
 SELECT CAST(g.id AS text) FROM (SELECT CAST(value AS uuid) AS id FROM json_array_elements_text(CAST(:ids AS json))) AS g
 WHERE EXISTS (
   SELECT 1 FROM task_history h WHERE h.id = g.id

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
-
-from psycopg import pq
 
 from shiftboss.clock import Clock
 from shiftboss.lease import LeaderLease
@@ -29,7 +28,7 @@ from shiftboss.store.postgres import migrate, operate, rows
 from shiftboss.store.postgres.arrays import text_array
 from shiftboss.store.postgres.copying import copy_tasks
 from shiftboss.store.postgres.dsn import parse_dsn
-from shiftboss.store.postgres.enqueue import BEGIN, alone, made_since, one_params, plan_enqueue
+from shiftboss.store.postgres.enqueue import BEGIN, Step, alone, made_since, one_params, plan_enqueue
 from shiftboss.store.postgres.exchange import exchange
 from shiftboss.store.postgres.link import Link, bounds, run
 from shiftboss.store.postgres.listen import PostgresListener
@@ -100,26 +99,28 @@ class PostgresStore:
             return [Enqueued(id=task.id) for task in tasks]
         plan = plan_enqueue(tasks, now, fresh=fresh, refused=one is not None)
         try:
-            statement = next(plan)
+            step = next(plan)
             while True:
-                statement = plan.send(self._execute(*statement))
+                step = plan.send(self._execute(step))
         except StopIteration as end:
             enqueued: list[Enqueued] = end.value
             return enqueued
 
-    def _execute(self, sql: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """One statement of the plan: in the transaction that the plan has begun, else in one of its own: between two, another
-        may end the task that holds a unique key."""
+    def _execute(self, step: Step) -> list[list[tuple[Any, ...]]]:
+        """One step of the plan: in the transaction that the plan has begun or begins, else in one of its own: between two,
+        another may end the task that holds a unique key."""
+        if len(step) == 1 and not self._link.in_transaction():
+            ((sql, params),) = step
+            return [self._link.alone(psycopg_sql(sql), params, pinned=True).fetchall()]
         with self._link.connected() as connection:
-            if sql == BEGIN:
-                connection.execute(BEGIN)
-                if not (connection.bounded and connection.pinned):
-                    bounds(connection, pinned=True)
-                return []
-            if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-                cursor = connection.execute(psycopg_sql(sql), params)
-                return cursor.fetchall() if cursor.description else []
-        return self._link.alone(psycopg_sql(sql), params, pinned=True).fetchall()
+            self._link.pin(connection)
+            with connection.pipeline() if len(step) > 1 else nullcontext():
+                cursors = []
+                for sql, params in step:
+                    cursors.append(connection.execute(psycopg_sql(sql), params))
+                    if sql == BEGIN and not connection.pinned:
+                        bounds(connection, pinned=True)
+            return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     def get(self, task_id: str) -> TaskView | None:
         found = operate.read_tasks(self._link, "get_task", {"id": task_id}) if is_uuid(task_id) else []
