@@ -62,8 +62,9 @@ def write_json(report: msgspec.Struct, started_at: datetime, folder: Path, kind:
     """Write a whole report to a file named after its start and its kind."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{started_at.astimezone(UTC):%Y%m%dT%H%M%SZ}{f'-{kind}' if kind else ''}.json"
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
-    return path
+    part = path.with_suffix(".part")  # a run that is killed leaves the last whole file
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    return part.rename(path)
 
 
 def _postgres_version() -> str:

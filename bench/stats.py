@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -46,6 +47,18 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` percent of the values do not exceed (nearest rank): always a measured one."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(len(ordered) * share / 100) - 1)]
+
+
+def of_buckets(counts: Mapping[str, int], bounds: Sequence[float], share: float) -> float:
+    """As `percentile`, of values that were only counted by upper bound. Within a bucket they are taken to lie evenly; above the
+    highest bound that bound is all that is known."""
+    wanted, before = sum(counts.values()) * share / 100, 0
+    for lower, upper in pairwise((0.0, *bounds)):
+        count = counts.get(str(upper), 0)
+        if count and before + count >= wanted:
+            return lower + (upper - lower) * (wanted - before) / count
+        before += count
+    return bounds[-1]
 
 
 def middle(values: Sequence[float]) -> int:

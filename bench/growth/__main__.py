@@ -23,7 +23,6 @@ from bench.growth.lasting import Lasting
 from bench.growth.scenes import Scene
 from bench.plots import is_installed, line_chart, not_installed
 from bench.report import describe_machine, write_json
-from bench.stats import latency
 from bench.tables import fine, machine_line, new_table, whole
 from bench.target import TARGETS, NewTarget
 from tests.pg_cluster import PostgresMissing
@@ -47,8 +46,15 @@ class GrowthReport(msgspec.Struct, kw_only=True):
     databases: dict[str, Grown]
 
 
-def measure(new_target: NewTarget, options: argparse.Namespace, console: Console, grown: Grown) -> None:
-    """The wanted parts on one database; what is done so far stands in `grown` whatever happens to the next part."""
+def measure(
+    new_target: NewTarget, options: argparse.Namespace, console: Console, grown: Grown, written: Callable[[], object]
+) -> None:
+    """The wanted parts on one database; what is done so far stands in `grown`, and is `written`, whatever happens next."""
+
+    def keep(one: Lasting) -> None:
+        grown.lasting = one
+        written()
+
     tasks, runs, rows = options.tasks, options.runs, options.rows
     parts: dict[str, Callable[[], dict[str, Scene]]] = {
         "history": lambda: {f"{rows:,} finished tasks": scenes.filled(new_target, lambda f: f.finished(rows), tasks, runs)},
@@ -61,11 +67,10 @@ def measure(new_target: NewTarget, options: argparse.Namespace, console: Console
     for part in options.only:
         with console.status(part):
             if part == "lasting":
-                grown.lasting = lasting.measure(
-                    new_target, options.rate, options.minutes, options.pinned_minutes, options.stretch
-                )
+                lasting.measure(new_target, options.rate, options.minutes, options.pinned_minutes, options.stretch, keep)
             else:
                 grown.scenes.update(parts[part]())
+                written()
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,17 +80,21 @@ def main(arguments: Sequence[str]) -> int:
     said = {name: str(value) for name, value in vars(options).items()}
     report = GrowthReport(started_at=datetime.now(UTC), machine=describe_machine(), options=said, databases={})
     missing = False
+
+    def written() -> Path:
+        return write_json(report, report.started_at, options.output, "growth")
+
     try:
         for database in options.database or TARGETS:
             try:
                 with TARGETS[database]() as new_target:
-                    measure(new_target, options, errors, report.databases.setdefault(database, Grown()))
+                    measure(new_target, options, errors, report.databases.setdefault(database, Grown()), written)
             except PostgresMissing as error:
                 errors.print(f"{database} is left out: {error}")
                 missing = True
     finally:  # an hour's figures are kept also when the last part fails
+        path = written()
         show(report, console)
-        path = write_json(report, report.started_at, options.output, "growth")
         console.print(f"written to {path}")
         console.print(draw(report, path.with_suffix("")), markup=False)
     return 1 if missing else 0
@@ -110,7 +119,7 @@ def tables(report: GrowthReport) -> list[Table]:
                 f"{database}, {name}", whole(scene.drain.per_second), fine(scene.by_plain), whole(scene.drain.cpu_us), waits
             )
     lasting_ones = {database: grown.lasting for database, grown in report.databases.items()}
-    loads = [lasting_table(database, one) for database, one in lasting_ones.items() if one is not None]
+    loads = [made for database, one in lasting_ones.items() if one for made in (lasting_table(database, one), parts_table(one))]
     return [*([table] if table.row_count else ()), *loads]
 
 
@@ -128,7 +137,8 @@ def lasting_table(database: str, one: Lasting) -> Table:
         "PSS MiB",
         "files",
     )
-    table = new_table(f"{database}: {one.rate:,.0f} tasks a second for {one.samples[-1].at_s / 60:.1f} minutes", *columns)
+    title = f"{database}: {one.rate:,.0f} tasks a second for {one.samples[-1].at_s / 60:.1f} minutes"
+    table = new_table(title + (", then broken off" if one.sent is None else ""), *columns)
     shown = sorted({0, len(one.samples) // 2, len(one.samples) - 1})
     for sample in (one.samples[place] for place in shown):
         table.add_row(
@@ -144,10 +154,27 @@ def lasting_table(database: str, one: Lasting) -> Table:
         )
     growth = f"{one.pss_kib_per_minute / 1024:+.2f} MiB PSS, {one.pending_per_minute:+,.0f} pending"
     table.add_row("a minute, second half", growth)
-    for name, samples in (("no snapshot held", one.between(pinned=False)), ("a snapshot held", one.between(pinned=True))):
-        if samples:
-            waits = latency([sample.start.p99_ms / 1e3 for sample in samples])
-            table.add_row(f"{name}: p99 of a stretch, middle and worst", "", f"{waits.p50_ms:.1f}", f"{waits.max_ms:.1f}")
+    return table
+
+
+def parts_table(one: Lasting) -> Table:
+    """What a held snapshot does: the time before it beside the time with it."""
+    columns = ("pick-up p50 ms", "p99 ms", "worst p99 ms", "claim p50 ms", "p99 ms", "most pending", "pending a minute")
+    table = new_table("Pick-up of the middle stretch, and all claims by the service's own histogram", *columns)
+    given = [one.between(pinned=False), one.between(pinned=True)]
+    parts = [lasting.part(samples) for samples in given if samples]
+    for name, made in zip(("no snapshot held", "a snapshot held"), parts, strict=False):
+        claims = (made.claim_p50_ms, made.claim_p99_ms)
+        table.add_row(
+            name,
+            *(f"{value:.1f}" for value in (made.p50_ms, made.p99_ms, made.worst_p99_ms)),
+            *("" if value is None else f"{value:.1f}" for value in claims),
+            f"{made.most_pending:,}",
+            f"{made.pending_per_minute:+,.0f}",
+        )
+    if len(parts) == 2:
+        ratios = lasting.by(parts[1], parts[0])
+        table.add_row("the second by the first", *("" if value is None else f"{value:.2f}" for value in ratios), "", "")
     return table
 
 

@@ -30,6 +30,10 @@ ANALYZE;
 -- name: done
 SELECT coalesce(sum(n), 0) FROM departures;
 
+-- name: claims
+-- How many claims took how long, by upper bound, all workers together.
+SELECT labels, sum(value) FROM counters WHERE name = 'task_claim_duration_seconds_bucket' GROUP BY labels;
+
 -- name: pending
 SELECT count(*) FROM tasks WHERE status = 'pending' AND due_at <= strftime('%Y-%m-%d %H:%M:%f000', 'now');
 

@@ -14,7 +14,7 @@ from bench import proc
 from bench.__main__ import main
 from bench.meter import Cost
 from bench.producer import due_tasks
-from bench.stats import latency, middle, percentile, ratio, slope, spread
+from bench.stats import latency, middle, of_buckets, percentile, ratio, slope, spread
 from bench.target import unix_s
 
 
@@ -23,6 +23,13 @@ def test_percentile_is_a_measured_value_at_its_nearest_rank() -> None:
     assert [percentile(hundred, share) for share in (0, 1, 50, 99, 100)] == [1, 1, 50, 99, 100]
     assert percentile([7.0], 99) == 7.0
     assert percentile([1.0, 2.0, 3.0], 50) == 2.0
+
+
+def test_a_percentile_of_counted_values_lies_within_its_bucket() -> None:
+    bounds = (0.001, 0.0025, 0.005)
+    assert of_buckets({"0.0025": 100}, bounds, 50) == pytest.approx(0.00175)
+    assert of_buckets({"0.001": 98, "0.005": 2}, bounds, 99) == pytest.approx(0.00375)  # not from the empty bucket below
+    assert of_buckets({"0.001": 1, "+Inf": 99}, bounds, 99) == 0.005
 
 
 def test_latency_is_told_in_milliseconds() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from bench.growth import __main__ as program
 from bench.growth.fill import Filler
-from bench.growth.lasting import Lasting, Sample, lasting
+from bench.growth.lasting import Lasting, Sample, by, lasting, measure, part
 from bench.growth.scenes import Scene
 from bench.load import Drain
 from bench.stats import latency, spread
@@ -22,11 +24,13 @@ from tests.pg_cluster import PostgresMissing
 ROWS = 500
 
 
-def sample(at_s: float, pss_kib: int, pending: int = 0) -> Sample:
+def sample(
+    at_s: float, pss_kib: int = 1, pending: int = 0, start_s: float = 0.001, claims: dict[str, int] | None = None
+) -> Sample:
     return Sample(
         at_s=at_s,
         done_per_second=10.0,
-        start=latency([0.001]),
+        start=latency([start_s]),
         pending=pending,
         tasks_bytes=1,
         index_bytes=1,
@@ -34,6 +38,7 @@ def sample(at_s: float, pss_kib: int, pending: int = 0) -> Sample:
         dead_rows=None,
         pss_kib=pss_kib,
         descriptors=5,
+        claims=claims or {},
     )
 
 
@@ -68,6 +73,41 @@ def test_samples_while_a_snapshot_was_held_are_kept_apart() -> None:
     assert ([s.at_s for s in one.between(pinned=False)], [s.at_s for s in one.between(pinned=True)]) == ([60, 120], [180])
     free: Lasting = lasting(10.0, 100, 0.0, samples, None)
     assert (len(free.between(pinned=False)), free.between(pinned=True)) == (3, [])
+
+
+def test_a_held_snapshot_is_seen_beside_the_time_before_it() -> None:
+    before = [sample(60, 1, 10, 0.002, {"0.0025": 99, "0.005": 1}), sample(120, 1, 20, 0.004, {"0.0025": 100})]
+    held = [sample(180, 1, 40, 0.006, {"0.005": 100}), sample(240, 1, 90, 0.009, {"0.01": 100})]
+    first, second = part(before), part(held)
+    assert (first.p99_ms, first.worst_p99_ms, first.most_pending, first.pending_per_minute) == (2.0, 4.0, 20, 10.0)
+    assert (second.p99_ms, second.worst_p99_ms, second.most_pending, second.pending_per_minute) == (6.0, 9.0, 90, 50.0)
+    assert (first.claim_p99_ms, second.claim_p99_ms) == (pytest.approx(1 + 1.5 * 198 / 199), pytest.approx(5 + 5 * 98 / 100))
+    ratios = by(second, first)
+    assert ratios[1:3] == (3.0, 2.25)
+    assert ratios[4] == pytest.approx((second.claim_p99_ms or 0) / (first.claim_p99_ms or 1))
+    assert by(second, part([sample(60)]))[3:] == (None, None)  # of a result from before claims were counted
+    one = lasting(10.0, None, None, before + held, 120.0)
+    load, parts = program.tables(
+        program.GrowthReport(
+            started_at=datetime.now(UTC), machine={}, options={}, databases={"postgres": program.Grown(lasting=one)}
+        )
+    )
+    assert str(load.title).endswith("broken off")
+    assert list(parts.columns[2].cells) == ["2.0", "6.0", "3.00"]
+
+
+def test_a_lasting_load_that_is_broken_off_keeps_what_it_has_measured(target: Target) -> None:
+    kept: list[Lasting] = []
+
+    def keep(one: Lasting) -> None:
+        kept.append(one)
+        if len(one.samples) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(lambda: target, 50.0, 1.0, 0.0, 0.5, keep)
+    assert [(len(one.samples), one.sent) for one in kept] == [(1, None), (2, None)]
+    assert sum(sum(one.claims.values()) for one in kept[-1].samples) > 0
 
 
 def test_only_waits_for_rows_and_transactions_count_against_claimers() -> None:
