@@ -25,12 +25,9 @@ async def sleep(delay_s: float) -> None:
 
 def runs_here() -> bool:
     """Whether this thread is inside an event loop."""
-    if "asyncio" not in sys.modules:
-        return False
-    from asyncio import events
-
-    # Not get_running_loop(), which says no by an exception: this is asked before every enqueue.
-    return events._get_running_loop() is not None
+    # Not get_running_loop(), which says no by an exception, and without an import: this is asked before every enqueue.
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
 
 
 def is_cancelled(error: BaseException) -> bool:

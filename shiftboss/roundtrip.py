@@ -18,7 +18,8 @@ MAX_DEPTH: Final = 100  # SQLite's JSON functions stop at 1,000, and a stack is 
 MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**64 - 1
 
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
+_LONG_DIGITS: Final = 19  # from here on it may be beyond 64 bits
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{%d}" % _LONG_DIGITS)
 _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
@@ -34,7 +35,12 @@ class Flaw(NamedTuple):
 
 def suspicious(raw: bytes) -> bool:
     """Whether the JSON text may hold a NUL, a number beyond 64 bits or too deep a nesting: look with `first_unstorable`."""
-    return b"\\u0000" in raw or _LONG_NUMBER.search(raw) is not None or _may_be_deep(raw)
+    size = len(raw)  # most arguments are too short for a long number or for deep nesting
+    return (
+        b"\\u0000" in raw
+        or (size >= _LONG_DIGITS and _LONG_NUMBER.search(raw) is not None)
+        or (size > 2 * MAX_DEPTH and _may_be_deep(raw))
+    )
 
 
 def _may_be_deep(raw: bytes) -> bool:

@@ -213,13 +213,14 @@ def test_refused_with_the_name_of_the_argument(kind: Any, value: object, says: s
     assert str(caught.value).startswith("t: argument")
 
 
-def test_too_deep_is_refused_and_deep_enough_is_not() -> None:
-    def nested(depth: int) -> list[Any]:
-        value: list[Any] = []
-        for _ in range(depth - 1):
-            value = [value]
-        return value
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
 
+
+def test_too_deep_is_refused_and_deep_enough_is_not() -> None:
     assert round_trip(Any, nested(90)) == nested(90)
     for depth in (150, 5_000, 100_000):
         with pytest.raises(ArgumentsError, match="nested deeper than 100 levels"):
@@ -353,6 +354,8 @@ def test_result_comes_back(kind: Any, value: object) -> None:
         (Reading, Reading(math.inf), "inf"),
         (Sample, Sample("a", math.inf), "inf"),
         (str, "\0", "NUL"),
+        (int, 2**64, "beyond 64 bits"),  # these two in as few bytes as can be
+        (Any, nested(102), "nested deeper than 100 levels"),
         (str, "x" * MAX_RESULT_BYTES, "store it elsewhere"),
     ],
 )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -13,7 +14,7 @@ from psycopg import abc as pg_abc
 from psycopg import pq
 from psycopg.types.datetime import TimestamptzLoader
 
-from shiftboss.errors import StoreUnavailable
+from shiftboss.errors import StoreError, StoreUnavailable
 from shiftboss.store.postgres.arrays import register_arrays
 from shiftboss.store.postgres.dsn import Address
 from shiftboss.store.postgres.errors import is_pooler_trouble, is_unavailable, translated
@@ -106,24 +107,14 @@ class Link:
             with suppress(psycopg.Error):
                 connection.close()
 
-    @contextmanager
-    def connected(self) -> Iterator[BoundedConnection]:
-        """The open connection; errors come out as ours, and after any that leaves it in doubt it is closed.
+    def connected(self) -> _Connected:
+        """A context: the open connection; errors come out as ours, and after any that leaves it in doubt it is closed.
 
         Raises:
             StoreUnavailable: not reachable, read-only, or ended under way: the outcome is unknown.
             StoreError: the database refused the statement.
         """
-        try:
-            connection = self._open()
-            yield connection
-        except psycopg.Error as error:
-            self._no_prepare = self._no_prepare or is_pooler_trouble(error)
-            self._settle(keep=not is_unavailable(error) and not is_pooler_trouble(error))
-            raise translated(error, self.address.where) from error
-        except BaseException as error:
-            self._settle(keep=isinstance(error, Exception))
-            raise
+        return _Connected(self)
 
     @contextmanager
     def transaction(
@@ -176,7 +167,8 @@ class Link:
             connection is not None and not connection.closed and connection.info.transaction_status != pq.TransactionStatus.IDLE
         )
 
-    def _open(self) -> BoundedConnection:
+    def open(self) -> BoundedConnection:
+        """The connection, made anew where there is none. Raises as psycopg does: use it inside `connected`."""
         connection = self._connection
         if connection is None or connection.closed:
             self._connection = connection = connect(self.address)
@@ -199,6 +191,15 @@ class Link:
             return None
         return wanted or (None if pooled else _PREPARE_THRESHOLD)
 
+    def failed(self, error: BaseException) -> StoreError | None:
+        """After an error on the connection: leave it in no doubt. What to raise instead, for one of the driver's."""
+        if not isinstance(error, psycopg.Error):
+            self._settle(keep=isinstance(error, Exception))
+            return None
+        self._no_prepare = self._no_prepare or is_pooler_trouble(error)
+        self._settle(keep=not is_unavailable(error) and not is_pooler_trouble(error))
+        return translated(error, self.address.where)
+
     def _settle(self, keep: bool) -> None:
         """After an error: roll back when the connection is sound, else close it."""
         connection = self._connection
@@ -209,6 +210,30 @@ class Link:
                 connection.execute("ROLLBACK")
         except psycopg.Error:
             self.close()
+
+
+class _Connected:
+    """What `Link.connected` returns; a generator as a context costs three times as much."""
+
+    __slots__ = ("_link",)
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def __enter__(self) -> BoundedConnection:
+        try:
+            return self._link.open()
+        except BaseException as error:
+            self._leave(error)
+            raise
+
+    def __exit__(self, _type: type[BaseException] | None, error: BaseException | None, _tb: TracebackType | None) -> None:
+        if error is not None:
+            self._leave(error)
+
+    def _leave(self, error: BaseException) -> None:
+        if (ours := self._link.failed(error)) is not None:
+            raise ours from error
 
 
 class _UtcLoader(TimestamptzLoader):

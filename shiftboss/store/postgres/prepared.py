@@ -61,7 +61,8 @@ def _execute(connection: BoundedConnection, query: str, values: list[bytes | Non
                 return None
             raise error
     (result,) = results
-    return [tuple(_text(result, row, column) for column in range(result.nfields)) for row in range(result.ntuples)]
+    columns = range(result.nfields)
+    return [tuple([_text(result, row, column) for column in columns]) for row in range(result.ntuples)]
 
 
 def _text(result: pq.abc.PGresult, row: int, column: int) -> str | None:
@@ -71,9 +72,8 @@ def _text(result: pq.abc.PGresult, row: int, column: int) -> str | None:
 
 def _encoded(params: Mapping[str, str | None], names: Iterable[str]) -> list[bytes | None] | None:
     """`None` when one of them is no text to PostgreSQL: libpq would cut it off at a NUL without a word."""
-    texts = [params[name] for name in names]
     try:
-        values = [None if text is None else text.encode() for text in texts]
+        values = [None if (text := params[name]) is None else text.encode() for name in names]
     except UnicodeEncodeError:
         return None
     return None if b"\0" in b"".join(filter(None, values)) else values
