@@ -24,7 +24,7 @@ _PACKAGES: Final = {
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True):
-    """CPU as a share of one core, memory as proportional set size, by role, of the median run; transactions a second where they
+    """CPU as a share of one core, memory as proportional set size, by role, of the median run; statements a second where they
     are counted. `bare_pss_kib`: of as many interpreters that have only imported what each of ours is made of. `ready_s`: from
     exec to ready; `stop_s`: from SIGTERM to the end."""
 
@@ -33,16 +33,16 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True):
     pss_kib: dict[str, int]
     service_cpu_share: Spread
     service_pss_kib: Spread
-    transactions_per_second: Spread | None
     ready_s: Spread
     stop_s: Spread
     bare_pss_kib: Spread | None = None
+    statements_per_second: Spread | None = None
 
 
 class _Run(msgspec.Struct, frozen=True, kw_only=True):
     cpu_share: dict[str, float]
     pss_kib: dict[str, int]
-    transactions_per_second: float | None
+    statements_per_second: float | None
     bare_pss_kib: float = 0.0
     ready_s: float = 0.0
     stop_s: float = 0.0
@@ -57,17 +57,17 @@ def measure(new_target: NewTarget, seconds: float, runs: int, settings: Settings
     done = [_run_fresh(new_target, seconds, settings) for _ in range(runs)]
     memory = [float(sum(run.pss_kib.values())) for run in done]
     one = done[middle(memory)]
-    transactions = [run.transactions_per_second for run in done if run.transactions_per_second is not None]
+    statements = [run.statements_per_second for run in done if run.statements_per_second is not None]
     return Idle(
         seconds=seconds,
         cpu_share=one.cpu_share,
         pss_kib=one.pss_kib,
         service_cpu_share=spread([run.service_cpu_share for run in done]),
         service_pss_kib=spread(memory),
-        transactions_per_second=_spread_or_none(transactions),
         ready_s=spread([run.ready_s for run in done]),
         stop_s=spread([run.stop_s for run in done]),
         bare_pss_kib=spread([run.bare_pss_kib for run in done]),
+        statements_per_second=_spread_or_none(statements),
     )
 
 
@@ -78,6 +78,7 @@ def _spread_or_none(values: Sequence[float]) -> Spread | None:
 def _run_fresh(new_target: NewTarget, seconds: float, settings: Settings | None) -> _Run:
     target = new_target()
     try:
+        target.count_statements()
         with Service(target.url, target.folder, settings) as service:
             wait_until(time.monotonic() + _SETTLE_S)
             ours = service.processes()
@@ -90,14 +91,14 @@ def _run_fresh(new_target: NewTarget, seconds: float, settings: Settings | None)
 
 def _watch(target: Target, ours: dict[int, str], seconds: float) -> _Run:
     processes = ours | target.server_processes()
-    transactions, began_s, before = target.transactions(), time.monotonic(), proc.cpu_by_role(processes)
+    statements, began_s, before = target.statements(), time.monotonic(), proc.cpu_by_role(processes)
     wait_until(began_s + seconds)
     took_s, after = time.monotonic() - began_s, proc.cpu_by_role(processes)
-    ended = target.transactions()
+    sent = target.statements()
     return _Run(
         cpu_share={role: (after[role] - before[role]) / took_s for role in before},
         pss_kib=proc.pss_by_role(ours),
-        transactions_per_second=None if ended is None or transactions is None else (ended - transactions) / took_s,
+        statements_per_second=None if sent is None or statements is None else (sent - statements) / took_s,
     )
 
 

@@ -31,9 +31,6 @@ COPY tasks (id, type) FROM STDIN
 SELECT pid, application_name FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend';
 
--- name: transactions
-SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database();
-
 -- name: counted
 -- Exact at once, unlike the statistics views, to which a session adds its counts about once a second. A transaction that
 -- writes takes one number, and none of ours has a savepoint.

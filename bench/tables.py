@@ -180,8 +180,8 @@ def _idle_tables(databases: Mapping[str, Figures]) -> Iterable[Table]:
         table.add_row("the service", f"{cpu.median:.2%} (< 1 % {verdict})", total, style="bold")
         if idle.bare_pss_kib is not None:
             table.add_row("as many bare interpreters", "", f"{idle.bare_pss_kib.median / 1024:.1f}")
-        if idle.transactions_per_second is not None:
-            table.add_row("transactions a second", fine(idle.transactions_per_second), "")
+        if idle.statements_per_second is not None:
+            table.add_row("statements a second", fine(idle.statements_per_second), "")
         table.add_row("seconds from exec to ready", fine(idle.ready_s), "")
         table.add_row("seconds from SIGTERM to the end", fine(idle.stop_s), "")
         yield table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 import psycopg
+from psycopg import sql
 
 from bench import proc
 from shiftboss.store.base import Store
@@ -21,6 +23,9 @@ from tests.pg_cluster import PgCluster
 
 SQLITE: Final = load_queries("bench", "sqlite.sql")
 POSTGRES: Final = load_queries("bench", "postgres.sql")
+
+_STATEMENT: Final = re.compile(r"^\S+ \S+ \S+ \[(\d+)\] LOG:  (?:statement|execute [^\n:]+): ", re.MULTILINE)
+"""Where one begins in a log with the default prefix; it may go on for many lines."""
 
 
 class Counted(NamedTuple):
@@ -56,8 +61,12 @@ class Target(Protocol):
         """What the server has written so far; `None` where nobody counts it."""
         ...
 
-    def transactions(self) -> int | None:
-        """Ended so far, those that only read included; `None` where nobody counts them."""
+    def count_statements(self) -> None:
+        """From now on, for sessions that begin after this."""
+        ...
+
+    def statements(self) -> int | None:
+        """That others have sent since `count_statements`, BEGIN and COMMIT included; `None` where nobody counts them."""
         ...
 
     def insert_bare(self, task_id: str) -> None:
@@ -120,7 +129,10 @@ class SqliteTarget:
     def counted(self) -> Counted | None:
         return None
 
-    def transactions(self) -> int | None:
+    def count_statements(self) -> None:
+        pass
+
+    def statements(self) -> int | None:
         return None
 
     def close(self) -> None:
@@ -173,8 +185,14 @@ class PostgresTarget:
         ((wal_bytes, commits),) = self.rows("counted")
         return Counted(int(wal_bytes), int(commits))
 
-    def transactions(self) -> int | None:
-        return int(self.rows("transactions")[0][0])
+    def count_statements(self) -> None:
+        name = sql.Identifier(self._name)
+        self._connection.execute(sql.SQL("ALTER DATABASE {} SET log_statement = 'all'").format(name))
+
+    def statements(self) -> int | None:
+        """By the server's log: its statistics are late, and count what autovacuum does in the same database."""
+        log = self._cluster.log_path.read_text(encoding="utf-8", errors="replace")
+        return logged_statements(log, but_of=self._connection.info.backend_pid)
 
     def close(self) -> None:
         """Remove the database too: with many of them the server's autovacuum would never rest."""
@@ -228,6 +246,11 @@ def store_of(target: Target) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+def logged_statements(log: str, but_of: int) -> int:
+    """How many statements a server's log has, without those of one session. Pure."""
+    return sum(int(pid) != but_of for pid in _STATEMENT.findall(log))
 
 
 def unix_s(moment: str | datetime) -> float:

@@ -226,8 +226,8 @@ def _moved_table(database: str, moved: Mapping[str, Moved]) -> Table:
 def _idle(one: Idle | None) -> str:
     if one is None:
         return ""
-    transactions = "" if one.transactions_per_second is None else f", {one.transactions_per_second.median:.1f}"
-    return f"{one.service_cpu_share.median:.2%}{transactions}"
+    statements = "" if one.statements_per_second is None else f", {one.statements_per_second.median:.1f}"
+    return f"{one.service_cpu_share.median:.2%}{statements}"
 
 
 def _start(one: Latency | None) -> str:

@@ -15,7 +15,7 @@ from bench.__main__ import main
 from bench.meter import Cost
 from bench.producer import due_tasks
 from bench.stats import latency, middle, of_buckets, percentile, ratio, slope, spread
-from bench.target import unix_s
+from bench.target import logged_statements, unix_s
 
 
 def test_percentile_is_a_measured_value_at_its_nearest_rank() -> None:
@@ -142,3 +142,15 @@ def test_only_what_the_server_does_counts_as_the_servers() -> None:
     cpu_s = {"claimer": 1.0, "executor": 2.0, "session of shiftboss claimer": 4.0, "server": 8.0, "postmaster": 16.0}
     cost = Cost(seconds=1.0, others_cores=0.0, cpu_s=cpu_s)
     assert (cost.service_cpu_s, cost.server_cpu_s) == (3.0, 28.0)
+
+
+def test_statements_of_an_idle_service_are_those_in_the_log_but_not_the_benchs_own() -> None:
+    log = (
+        "2026-11-22 23:44:58.123 UTC [11] LOG:  statement: BEGIN\n"
+        "2026-11-22 23:44:58.124 UTC [11] LOG:  execute _pg3_2: SELECT 1\n\tFROM tasks\n"
+        "2026-11-22 23:44:58.124 UTC [11] DETAIL:  parameters: $1 = NULL\n"
+        "2026-11-22 23:44:58.125 UTC [12] LOG:  execute <unnamed>: SELECT 2\n"
+        "2026-11-22 23:44:58.126 UTC [13] LOG:  checkpoint starting: time\n"
+        "2026-11-22 23:44:58.127 UTC [99] LOG:  statement: SELECT 3\n"
+    )
+    assert (logged_statements(log, but_of=99), logged_statements(log, but_of=11)) == (3, 2)

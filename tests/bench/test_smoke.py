@@ -47,6 +47,8 @@ def test_quick_bench_has_every_figure(tmp_path: Path, database: str) -> None:
     assert figures["enqueue"]["single"]["rate"]["median"] > 0
     assert figures["latency"]["wakeups"][0]["start"]["count"] == 40
     assert figures["idle"]["service_pss_kib"]["median"] > figures["idle"]["bare_pss_kib"]["median"] > 10_000
+    statements = figures["idle"]["statements_per_second"]
+    assert 0 < statements["median"] < 5 if database == "postgres" else statements is None
     assert figures["idle"]["ready_s"]["median"] > 0
     if database == "postgres":
         assert figures["latency"]["bare"]["count"] == figures["latency"]["bare_taking"]["count"] == 40
