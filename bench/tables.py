@@ -190,6 +190,7 @@ def _idle_tables(databases: Mapping[str, Figures]) -> Iterable[Table]:
 def _peer_tables(peers: Iterable[Peer]) -> Iterable[Table]:
     table = new_table(
         "Peers: no-op jobs a second, from the first start to the last commit",
+        "jobs",
         "a second",
         "to the last run",
         "ours by theirs",
@@ -201,12 +202,13 @@ def _peer_tables(peers: Iterable[Peer]) -> Iterable[Table]:
     for peer in sorted(peers, key=lambda one: -one.per_second.median if one.per_second else 0.0):
         name = f"{peer.name} {peer.version}, {peer.store}"
         if peer.per_second is None or peer.result is None:
-            table.add_row(name, f"absent: {peer.absent}")
+            table.add_row(name, "", f"absent: {peer.absent}")
             continue
         one = peer.result
         pickup = "" if peer.pickup is None else f"{peer.pickup.p50_ms:.1f} / {peer.pickup.p99_ms:.1f}"
         table.add_row(
             name,
+            f"{peer.jobs:,}",
             whole(peer.per_second),
             whole(one.ran_per_second),
             "" if peer.ours_by_theirs is None else fine(peer.ours_by_theirs),

@@ -40,7 +40,12 @@ def chosen(names: str | None) -> list[Known]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("--only", metavar="NAME,…", help="ours and these: " + ", ".join(known.name for known in PEERS))
-    parser.add_argument("--jobs", type=int, default=20_000, help="how many no-op jobs; 20,000")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=20_000,
+        help="how many no-op jobs; fast ones get five times as many, slow ones a quarter; 20,000",
+    )
     parser.add_argument("--runs", type=int, default=3, help="how often each is run, all in turns; 3")
     parser.add_argument("--pickups", type=int, default=60, help="how many jobs for the pick-up latency; 0: not measured; 60")
     parser.add_argument("--longest", type=float, default=300.0, metavar="SECONDS", help="a run that takes longer has failed; 300")

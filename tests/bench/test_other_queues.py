@@ -39,14 +39,15 @@ def test_peers_stand_beside_ours_on_the_same_kind_of_store() -> None:
     }
     peers = compared(queues, 1000, done, {}, {})
     ratios = [peer.ours_by_theirs.runs for peer in peers if peer.ours_by_theirs]
-    assert ratios == [(1.0, 1.0), (1.0, 1.0), (0.5, 0.5), (2.0, 1.0), (2.0, 0.5), (4.0, 2.0)]
+    assert ratios == [(1.0, 1.0), (1.0, 1.0), (0.5, 0.5), (2.0, 1.0), (2.0, 0.5), (20.0, 10.0)]
+    assert [peer.jobs for peer in peers] == [5000, 5000, 5000, 5000, 5000, 1000]  # the fast ones had more
     pgqueuer = peers[3]
     assert pgqueuer.per_second is not None
-    assert pgqueuer.per_second.runs == (500.0, 500.0)
+    assert pgqueuer.per_second.runs == (2500.0, 2500.0)
     assert pgqueuer.result is not None
-    assert pgqueuer.result.ran_per_second.median == 1000.0
-    assert pgqueuer.result.enqueued_per_second.median == 500.0
-    assert (pgqueuer.result.worker_cpu_us.median, pgqueuer.result.server_cpu_us.median) == (500.0, 250.0)
+    assert pgqueuer.result.ran_per_second.median == 5000.0
+    assert pgqueuer.result.enqueued_per_second.median == 2500.0
+    assert (pgqueuer.result.worker_cpu_us.median, pgqueuer.result.server_cpu_us.median) == (100.0, 50.0)
 
 
 def test_one_that_is_absent_is_told_with_its_reason() -> None:
@@ -57,7 +58,10 @@ def test_one_that_is_absent_is_told_with_its_reason() -> None:
 
 
 def test_a_queue_that_fails_in_the_middle_is_absent_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def fail(one: Known, *_others: object) -> Run:
+    given: list[object] = []
+
+    def fail(one: Known, _command: object, _new_store: object, jobs: int, _longest_s: float) -> Run:
+        given.append(jobs)
         if one.store == "redis":
             raise PeerFailed("a worker ended: boom")
         return run(1.0)
@@ -68,6 +72,7 @@ def test_a_queue_that_fails_in_the_middle_is_absent_and_the_others_go_on(monkeyp
     assert celery.absent == "a worker ended: boom"
     assert ours.per_second is not None
     assert len(ours.per_second.runs) == 2
+    assert given == [50, 10, 50]
 
 
 def test_marks_count_every_run_of_every_job(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_results_of_each_kind_are_read_by_their_names(tmp_path: Path) -> None:
     report = Report(started_at=AT, machine=MACHINE, quick=False, databases={}, peers=peers)
     text = pages.text_of(write_json(report, AT, tmp_path, "peers"))
     assert text.startswith("Taken on 31 January 2026: cores 2, cpu AMD EPYC.")
-    assert "| Shiftboss here, postgres | 500 (500–500) |" in text
+    assert "| Shiftboss here, postgres | 5,000 | 2,500 (2,500–2,500) |" in text
     assert "absent: no network" in text
     scene = Scene(drain=drained(), by_plain=spread([0.9, 1.0, 1.1]))
     grown = GrowthReport(started_at=AT, machine=MACHINE, options={}, databases={"sqlite": Grown(scenes={"1,000 queues": scene})})
