@@ -45,6 +45,6 @@ class Check(ProcessActor):
         try:
             load_handlers(settings)
         except Exception as error:  # user code is imported here: it may raise anything
-            log.error("the code of the new configuration cannot be used", exc_info=error)
+            log.error("the code of the new configuration cannot be used: %s", error, exc_info=getattr(error, "theirs", error))
             return Checked(error=str(error)[:_MAX_ERROR_CHARS])
         return Checked(settings=settings_to_json(settings))

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from shiftboss.actors.handlers import load_handlers
+from shiftboss.actors.handlers import CannotImport, load_handlers
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import (
     CancelAll,
@@ -34,13 +34,14 @@ from shiftboss.actors.messages import (
     ToExecutor,
 )
 from shiftboss.actors.outcomes import Outcomes
-from shiftboss.actors.process import Process, ProcessActor
+from shiftboss.actors.process import EXIT_BUG, Process, ProcessActor
 from shiftboss.actors.running import Job, Pool
 from shiftboss.actors.table import Table
 from shiftboss.actors.timer import Timer
 from shiftboss.actors.wear import LOOK_EVERY_S, Wear, memory_bytes
 from shiftboss.catalog import registry
 from shiftboss.control import Drain, Resume, Stop, Tired
+from shiftboss.errors import TaskDefinitionError
 from shiftboss.events import Event, emit
 from shiftboss.model import Claim, Ended, Progress
 
@@ -79,7 +80,11 @@ class Executor(ProcessActor):
         self._short = ""
 
     def begin(self) -> None:
-        load_handlers(self.settings)
+        try:
+            load_handlers(self.settings)
+        except (CannotImport, TaskDefinitionError) as error:  # a mistake in somebody's code, not a bug of ours
+            log.critical("%s", error, exc_info=getattr(error, "theirs", None))
+            self.process.end(EXIT_BUG)
         self._started_s = time.monotonic()
         self._wear.start(memory_bytes())
         if self._wear.limited:

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from types import TracebackType
 
 from shiftboss.catalog import registry
 from shiftboss.config import Settings
@@ -19,10 +20,16 @@ log = logging.getLogger("shiftboss.executor")
 
 
 class CannotImport(ShiftbossError):
-    """A module of the setting `imports` raised while it was imported, whatever that was; the cause hangs on it."""
+    """A module of the setting `imports` raised while it was imported, whatever that was.
+
+    Attributes:
+        theirs: what it raised, with the calls of somebody's code alone; `None` when the module itself is not there.
+    """
 
     def __init__(self, module: str, error: BaseException) -> None:
-        super().__init__(f"cannot import {module!r}: {type(error).__name__}: {error}{_place(error)}")
+        place = _place(error)
+        super().__init__(f"cannot import {module!r}: {type(error).__name__}: {error}{place}")
+        self.theirs = error.with_traceback(_their_calls(error.__traceback__)) if place else None
 
 
 def load_handlers(settings: Settings) -> None:
@@ -53,8 +60,8 @@ def import_handlers(modules: tuple[str, ...]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except BaseException as error:  # sys.exit() too: whatever it is, the module is named
-            raise CannotImport(module, error) from error
+        except BaseException as error:  # noqa: BLE001  sys.exit() too: whatever it is, the module is named
+            raise CannotImport(module, error) from None
     registry.check()
     if not registry.types():
         log.warning("no handlers: name the modules that define tasks in the setting `imports`; pid %d", os.getpid())
@@ -65,5 +72,16 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
     calls = traceback.extract_tb(error.__traceback__)[1:]  # the first is ours
-    theirs = [call for call in calls if "importlib" not in call.filename]
+    theirs = [call for call in calls if not _imports(call.filename)]
     return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
+
+
+def _their_calls(calls: TracebackType | None) -> TracebackType | None:
+    """Without what goes before: ours, and Python's own that look for the module."""
+    while calls is not None and (calls.tb_frame.f_code.co_filename == __file__ or _imports(calls.tb_frame.f_code.co_filename)):
+        calls = calls.tb_next
+    return calls
+
+
+def _imports(filename: str) -> bool:
+    return "importlib" in filename

@@ -89,6 +89,34 @@ def test_signals_for_the_service_do_not_disturb_an_attempt(running: Running) -> 
     assert running.claimer.outcome(claim).outcome is Outcome.CANCELLED
 
 
+# ---- code that cannot be imported
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "frames"),
+    [
+        (None, "cannot import 'the_code': ModuleNotFoundError: No module named 'the_code'", 0),
+        ("import nothing_of_this_name\n", "cannot import 'the_code': ModuleNotFoundError: No module named", 1),
+        ("def fails():\n  raise ValueError('no')\nfails()\n", "cannot import 'the_code': ValueError: no (", 2),
+        ("from shiftboss import task\n@task(type='a:b')\ndef b(what: 'Nonsense') -> None: ...\n", "Nonsense", 0),
+    ],
+)
+def test_code_that_cannot_be_imported_is_one_line_with_nothing_of_ours(
+    tmp_path: Path, code: str | None, message: str, frames: int
+) -> None:
+    """What is wrong stands in somebody's own code; our calls that led there are noise."""
+    if code is not None:
+        (tmp_path / "the_code.py").write_text(code)
+    settings = Settings(database_url=f"sqlite:///{tmp_path / 'none.db'}", log_format="json", imports=("the_code",))
+    env = {"PYTHONPATH": os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))}
+    with ActorProcess("executor", settings, "2", table_fd=table_memory(16), env=env) as process:
+        line = process.log.wait(lambda line: line["level"] == "critical", "why it cannot start")
+        assert process.wait_exit() == 1
+    assert message in line["message"]
+    told = line.get("traceback", "")
+    assert told.count('File "') == told.count("the_code.py") == frames, told
+
+
 # ---- what it tells its claimer
 
 
