@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -41,6 +42,7 @@ INSERT INTO task_traces (first_id, last_id, ended_at, ids, fences)
 SELECT id, id, now(), ARRAY[id], '{1}'
 FROM generate_series(1, %s) n CROSS JOIN LATERAL (SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid) AS id) made
 """
+_OTHERS_LOOK = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
 
 
 @pytest.fixture(scope="module", params=["analyzed before", "analyzed after"])
@@ -100,13 +102,28 @@ def test_claims_and_ends_go_by_their_indexes(crowded: PostgresStore, merge: str 
 
 
 def test_an_empty_claim_costs_next_to_nothing(crowded: PostgresStore) -> None:
+    settle(crowded)
     with watched_plans(crowded) as plans:
         for _ in range(ROUNDS):
             assert exchange(crowded, []) == []
     claimed = [plan for plan in plans if "SKIP LOCKED" in plan["Query Text"]]
     assert len(claimed) == ROUNDS
-    dear = [count for count in map(pages, claimed) if count >= 50]
-    assert len(dear) <= 1, dear  # one may come while the server tidies the index
+    assert all(pages(plan) < 50 for plan in claimed)
+
+
+def settle(store: PostgresStore) -> None:
+    """Have the index entries marked that the claims of other tests have left: until then every claim visits their rows.
+
+    The server marks them when a claim walks over them, but not while somebody looks at the database as it was before (here
+    autovacuum, when it analyzes what was filled in), and not before it has seen another transaction since.
+    """
+    name = psycopg.conninfo.conninfo_to_dict(store._link.address.conninfo)["dbname"]
+    with psycopg.connect(store._link.address.conninfo, autocommit=True) as watch:
+        deadline_s = time.monotonic() + 30.0
+        while watch.execute(_OTHERS_LOOK, (name,)).fetchone() != (0,):
+            assert time.monotonic() < deadline_s
+        watch.execute("SELECT txid_current()")
+    assert exchange(store, []) == []
 
 
 def test_lanes_cost_by_their_number_not_by_their_tasks(crowded: PostgresStore) -> None:
