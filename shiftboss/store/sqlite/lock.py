@@ -1,7 +1,11 @@
 """One exclusive `flock` round every write transaction of ours.
 
 It removes two faults of SQLite's own locking: the race that damages the file when a commit and a checkpoint meet (every
-SQLite before 3.51.3), and starvation: SQLite's busy handler sleeps and guesses, `flock` wakes the next in line.
+SQLite before 3.51.3), and starvation: SQLite's busy handler sleeps and guesses, `flock` wakes who waits.
+
+To be woken is not to have the lock: whoever happens to run, say the one that has just given it back, would be quicker. So one
+has to be next before one may have it: a lock on the first byte of the same file, kept until the other one is there. Both end
+with the descriptor, however its process ends.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +22,9 @@ from typing import Final
 from shiftboss.errors import StoreUnavailable
 
 _PRIVATE: Final = 0o600
+# struct flock: type, whence, start, length, and a process id that has to be 0.
+_BE_NEXT: Final = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+_LET_NEXT: Final = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 1, 0)
 
 
 class WriteLock:
@@ -42,11 +50,11 @@ class WriteLock:
 
     def take(self) -> None:
         """Wait for the lock; `leave` has to follow. Raises as `held` does, and then there is nothing to leave."""
-        fd = self._open()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._wait(fd)
+            self._take(self._open())
+        except BaseException:
+            self.close()  # the descriptor takes along what it has got so far, or others would wait for us
+            raise
 
     def leave(self) -> None:
         """Let the next one in."""
@@ -69,12 +77,25 @@ class WriteLock:
                 ) from error
         return self._fd
 
-    def _wait(self, fd: int) -> None:
-        # flock has no deadline, so a thread blocks in it and we wait for the thread: nobody polls, the queue stays fair.
-        waiter = _Waiter(fd)
-        if waiter.wait(self._wait_s):
+    def _take(self, fd: int) -> None:
+        is_next = False
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _BE_NEXT)
+            is_next = True
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LET_NEXT)
+        except BlockingIOError:
+            self._wait(_Waiter(fd, is_next))
+
+    def _wait(self, waiter: _Waiter) -> None:
+        taken = False
+        try:
+            taken = waiter.wait(self._wait_s)
+        finally:
+            if not taken:
+                self._fd = None  # from here on the descriptor is the thread's
+        if taken:
             return
-        self._fd = None  # from here on the descriptor is the thread's
         raise StoreUnavailable(
             f"the write lock {self._path} was not free within {self._wait_s:g} s{_held_by(self._path)}. "
             "If it hangs, end it; nothing was written."
@@ -82,24 +103,39 @@ class WriteLock:
 
 
 class _Waiter:
-    """A thread in a blocking `flock`; given up on, it closes the descriptor (and with it the lock) when it gets there."""
+    """A thread in a blocking `flock`, which has no deadline: we wait for the thread, and nobody polls. Given up on, it closes
+    the descriptor (and with it the lock) when it gets there."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, is_next: bool) -> None:
+        self._fd, self._is_next = fd, is_next
         self._taken = threading.Event()
         self._mutex = threading.Lock()
         self._abandoned = False
         threading.Thread(target=self._block, name="shiftboss-write-lock", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
-        if self._taken.wait(timeout_s):
-            return True
-        with self._mutex:
-            self._abandoned = not self._taken.is_set()
-            return not self._abandoned
+        """Whether we have the lock. False, or an interrupt: then the descriptor is not the caller's any more."""
+        interrupted = True
+        try:
+            self._taken.wait(timeout_s)
+            interrupted = False
+        finally:
+            with self._mutex:
+                taken = self._taken.is_set()
+                self._abandoned = not taken
+                if taken and interrupted:
+                    os.close(self._fd)
+        return taken
 
     def _block(self) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        try:
+            if not self._is_next:
+                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, _BE_NEXT)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _LET_NEXT)
+        except OSError:  # the kernel has no room for another lock; we must not stay next
+            os.close(self._fd)
+            return
         with self._mutex:
             if self._abandoned:
                 os.close(self._fd)
