@@ -110,17 +110,25 @@ def show(report: GrowthReport, console: Console) -> None:
 def tables(report: GrowthReport) -> list[Table]:
     """One of drains, and one for each lasting load."""
     table = new_table(
-        "Drain, by the plain one beside it", "a second", "ratio", "CPU µs a task", "claimers that waited for rows' locks"
+        "Drain, by the plain one beside it", "a second", "ratio", "CPU µs a task", "waited for rows' locks: claims / ends"
     )
     for database, grown in report.databases.items():
         for name, scene in grown.scenes.items():
-            waits = f"{scene.waits_for_locks:,} of {sum(scene.waits.values()):,} looks" if scene.waits else ""
+            waits = f"{_locked(scene)} of {sum(scene.waits.values()):,} looks" if scene.waits else ""
             table.add_row(
                 f"{database}, {name}", whole(scene.drain.per_second), fine(scene.by_plain), whole(scene.drain.cpu_us), waits
             )
     lasting_ones = {database: grown.lasting for database, grown in report.databases.items()}
     loads = [made for database, one in lasting_ones.items() if one for made in (lasting_table(database, one), parts_table(one))]
     return [*([table] if table.row_count else ()), *loads]
+
+
+def _locked(scene: Scene) -> str:
+    """Claims and ends, and what else there was; one figure for a result from before they were told apart."""
+    if scene.locked is None:
+        return f"{scene.waits_for_locks:,}"
+    others = f" (and {scene.locked['other']:,} others)" if scene.locked["other"] else ""
+    return f"{scene.locked['claim']:,} / {scene.locked['end']:,}{others}"
 
 
 def lasting_table(database: str, one: Lasting) -> Table:

@@ -50,10 +50,12 @@ SELECT pg_table_size('tasks'), pg_indexes_size('tasks'),
 SELECT count(*) FROM queues;
 
 -- name: waits
--- For what claimers wait at this moment, and how many there are.
-SELECT coalesce(wait_event_type || ': ' || wait_event, 'works'), count(*) FROM pg_stat_activity
+-- For what claimers wait at this moment, with which statement by how it begins, and how many there are.
+SELECT coalesce(wait_event_type || ': ' || wait_event, 'works'),
+       CASE WHEN query LIKE 'WITH lane AS%%' THEN 'claim' WHEN query SIMILAR TO 'WITH (gone|given) AS%%' THEN 'end' ELSE 'other' END,
+       count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND application_name LIKE %(who)s AND state = 'active'
-GROUP BY 1;
+GROUP BY 1, 2;
 
 -- name: pin_sees
 -- What a snapshot shows of the live table.

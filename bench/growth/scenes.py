@@ -28,15 +28,26 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """A drain, and its rate by that of the plain one beside it, run by run.
 
     `waits`: how often a claimer's session was seen working, or waiting for what; of several workers on PostgreSQL only.
+    `locked`: of those that waited for others' rows, how often it was a claim, an end, or something else.
     """
 
     drain: Drain
     by_plain: Spread
     waits: dict[str, int] = {}
+    locked: dict[str, int] | None = None
 
     @property
     def waits_for_locks(self) -> int:
-        return sum(n for what, n in self.waits.items() if what.startswith(_ROWS) and what not in _HARMLESS)
+        return sum(n for what, n in self.waits.items() if is_for_rows(what))
+
+
+Waits = Counter[tuple[str, str]]
+"""What a claimer's session did, with which statement: how often it was seen."""
+
+
+def is_for_rows(what: str) -> bool:
+    """Whether a session that waits so waits for what another one holds."""
+    return what.startswith(_ROWS) and what not in _HARMLESS
 
 
 def filled(new_target: NewTarget, fill: Callable[[Filler], None], tasks: int, runs: int) -> Scene:
@@ -71,7 +82,7 @@ def many_workers(new_target: NewTarget, workers: Sequence[int], tasks: int, runs
     """By turns: one worker, then each of these numbers, all of them on one database; the rate is that of all together."""
     numbers = sorted({1, *workers})
     done: dict[int, list[Run]] = {number: [] for number in numbers}
-    waits: dict[int, Counter[str]] = {number: Counter() for number in numbers}
+    waits: dict[int, Waits] = {number: Counter() for number in numbers}
     for _ in range(runs):
         for number in numbers:
             load = Load(tasks=tasks, workers=number, settings={"DISTRIBUTED_MODE": "true"})
@@ -79,7 +90,7 @@ def many_workers(new_target: NewTarget, workers: Sequence[int], tasks: int, runs
     return {str(number): _scene(done[number], done[1], waits[number]) for number in numbers}
 
 
-def _watched(new_target: NewTarget, load: Load, seen: Counter[str]) -> Run:
+def _watched(new_target: NewTarget, load: Load, seen: Waits) -> Run:
     target = new_target()
     try:
         return run(target, load, _claimers_watched(target, seen))
@@ -88,7 +99,7 @@ def _watched(new_target: NewTarget, load: Load, seen: Counter[str]) -> Run:
 
 
 @contextlib.contextmanager
-def _claimers_watched(target: Target, seen: Counter[str]) -> Iterator[None]:
+def _claimers_watched(target: Target, seen: Waits) -> Iterator[None]:
     """Ask the server again and again what the claimers' sessions wait for. SQLite has nobody to ask."""
     if target.url.startswith("sqlite"):
         yield
@@ -98,7 +109,7 @@ def _claimers_watched(target: Target, seen: Counter[str]) -> Iterator[None]:
     def look() -> None:
         with Filler(target) as asker:
             while not done.wait(_LOOK_EVERY_S):
-                seen.update(dict(asker.rows("waits", who=_CLAIMERS)))
+                seen.update({(what, which): n for what, which, n in asker.rows("waits", who=_CLAIMERS)})
 
     thread = threading.Thread(target=look, name="bench-waits", daemon=True)
     thread.start()
@@ -109,6 +120,17 @@ def _claimers_watched(target: Target, seen: Counter[str]) -> Iterator[None]:
         thread.join()
 
 
-def _scene(crowded: Sequence[Run], plain: Sequence[Run], waits: Counter[str] | None = None) -> Scene:
+def _scene(crowded: Sequence[Run], plain: Sequence[Run], seen: Waits | None = None) -> Scene:
     rates = ([one.per_second for one in crowded], [one.per_second for one in plain])
-    return Scene(drain=summary(crowded), by_plain=ratio(*rates), waits=dict(waits or {}))
+    waits, locked = by_kind(seen or Counter())
+    return Scene(drain=summary(crowded), by_plain=ratio(*rates), waits=waits, locked=locked if waits else None)
+
+
+def by_kind(seen: Waits) -> tuple[dict[str, int], dict[str, int]]:
+    """How often each wait was seen, and which statements those were that waited for others' rows. Pure."""
+    waits: Counter[str] = Counter()
+    locked = Counter({"claim": 0, "end": 0, "other": 0})
+    for (what, which), number in seen.items():
+        waits[what] += number
+        locked[which] += number if is_for_rows(what) else 0
+    return dict(waits), dict(locked)

@@ -70,7 +70,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(knowns: Sequence[Known], jobs: int, runs: int, pickups: int, cache: Path, longest_s: float) -> list[Peer]:
-    """All of them once, then all again, each with its share of `jobs`. One that is missing or fails is told as absent, and why."""
+    """All of them once, then all again, each with its share of `jobs`. One that is missing or fails is told as absent: why."""
     absent: dict[int, str] = {}
     done: dict[int, list[Run]] = {place: [] for place in range(len(knowns))}
     waits: dict[int, Latency] = {}

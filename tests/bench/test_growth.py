@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from bench.growth import __main__ as program
 from bench.growth.fill import Filler
 from bench.growth.lasting import Lasting, Sample, by, lasting, measure, part
-from bench.growth.scenes import Scene
+from bench.growth.scenes import Scene, by_kind
 from bench.load import Drain
 from bench.stats import latency, spread
 from bench.target import TARGETS, Target, store_of
 from bench.tuning import bare_inserts, chosen
 from shiftboss.model import TypeInfo
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, TaskFilter
+from shiftboss.store.postgres.sqltext import named_queries
 from tests.pg_cluster import PostgresMissing
 
 ROWS = 500
@@ -113,8 +117,31 @@ def test_a_lasting_load_that_is_broken_off_keeps_what_it_has_measured(target: Ta
 def test_only_waits_for_rows_and_transactions_count_against_claimers() -> None:
     waits = {"works": 90, "IO: WALSync": 7, "Lock: extend": 2, "LWLock: WALWrite": 1}
     assert Scene(drain=drained(), by_plain=spread([1.0]), waits=waits).waits_for_locks == 0
+    seen = Counter({("works", "claim"): 90, ("Lock: extend", "claim"): 2, ("Lock: tuple", "end"): 3, ("works", "end"): 5})
+    assert by_kind(seen) == ({"works": 95, "Lock: extend": 2, "Lock: tuple": 3}, {"claim": 0, "end": 3, "other": 0})
     waits |= {"Lock: transactionid": 3, "Lock: tuple": 1}
     assert Scene(drain=drained(), by_plain=spread([1.0]), waits=waits).waits_for_locks == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("claim", "claim"), ("complete_tasks", "end"), ("end_attempts", "end"), ("lanes", "other")]
+)
+def test_a_claimers_session_is_seen_with_its_statement(target: Target, name: str, kind: str) -> None:
+    if target.url.startswith("sqlite"):
+        pytest.skip("nobody to ask")
+    begins = named_queries()[name].split("AS (")[0]
+    slow = (
+        f"{begins}AS (SELECT 1 AS queue, 1 AS priority, pg_sleep(60)) SELECT 1 FROM {begins.split()[-1]} WHERE pg_sleep IS NULL"
+    )
+    with psycopg.connect(f"{target.url}&application_name=shiftboss%20claimer", autocommit=True) as busy, Filler(target) as asker:
+        busy.pgconn.send_query(slow.encode())
+        deadline_s = time.monotonic() + 10
+        while not (seen := asker.rows("waits", who="shiftboss claimer%")) and time.monotonic() < deadline_s:
+            pass
+        busy.cancel()
+        while busy.pgconn.get_result() is not None:
+            pass
+        assert [(which, number) for _what, which, number in seen] == [(kind, 1)]
 
 
 @pytest.fixture(params=list(TARGETS))
