@@ -42,6 +42,7 @@ INSERT INTO task_traces (first_id, last_id, ended_at, ids, fences)
 SELECT id, id, now(), ARRAY[id], '{1}'
 FROM generate_series(1, %s) n CROSS JOIN LATERAL (SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid) AS id) made
 """
+_DAYS = "SELECT CAST(inhrelid AS regclass) FROM pg_inherits WHERE inhparent = CAST('task_history' AS regclass)"
 _OTHERS_LOOK = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
 
 
@@ -148,6 +149,29 @@ def test_an_enqueue_looks_at_no_more_than_its_own_rows(crowded: PostgresStore) -
     assert all(pages(plan) < 120 * BATCH for plan in stored)
     for plan in stored:
         assert {table for table, kind in scans(plan) if kind == "Seq Scan"} <= {"workers"}
+
+
+def test_an_enqueue_reads_nothing_of_a_day_that_has_filled_since_its_plan_was_made(pg_database: str) -> None:
+    """Every midnight a new day begins, which the server believes to be empty until somebody has analysed it."""
+    store = open_postgres(pg_database)
+    store.migrate()
+    with psycopg.connect(pg_database, autocommit=True) as connection:
+        connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)")
+        for (partition,) in connection.execute(_DAYS).fetchall():
+            connection.execute(f"ALTER TABLE {partition} SET (autovacuum_enabled = off)")  # type: ignore[arg-type]
+
+        def enqueue_sent_before() -> None:
+            for _ in range(ROUNDS):
+                store.enqueue([new(delay_s=86_400.0) for _ in range(BATCH)])
+
+        enqueue_sent_before()
+        connection.execute(_HISTORY, (ROWS,))
+    with watched_plans(store) as plans:
+        enqueue_sent_before()
+    looked = [plan for plan in plans if "task_history h" in plan["Query Text"]]
+    assert len(looked) == 2 * ROUNDS, "when it is stored, and before it is committed"
+    assert all(pages(plan) < 120 * BATCH for plan in looked)
+    store.close()
 
 
 def test_an_enqueue_opens_the_history_of_few_days(crowded: PostgresStore) -> None:
