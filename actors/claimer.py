@@ -369,8 +369,9 @@ class Claimer(ProcessActor):
         except BaseException:
             self._outbox.put_back(parcel)
             raise
-        self._settle(request, parcel, reply, time.monotonic() - sent_s)
-        self._learn(request.claim, reply)
+        took_s = time.monotonic() - sent_s
+        self._settle(request, parcel, reply, took_s)
+        self._learn(request.claim, reply, took_s)
         return request
 
     def _manner(self, ask: ClaimAsk | None) -> Manner:
@@ -393,7 +394,7 @@ class Claimer(ProcessActor):
             self._say_ready()
         else:
             self._settle(flight.request, flight.parcel, reply, flight.seconds)
-            self._learn(flight.request.claim, reply)
+            self._learn(flight.request.claim, reply, flight.seconds)
             self._outage.over()
             self._plan_next(flight.request)
             self._soon()  # whatever asked for a round meanwhile was turned away, and asks only once
@@ -451,9 +452,9 @@ class Claimer(ProcessActor):
             for claim in reply.claims:
                 self._roster.release(claim)
 
-    def _learn(self, ask: ClaimAsk | None, reply: Exchanged) -> None:
+    def _learn(self, ask: ClaimAsk | None, reply: Exchanged, took_s: float) -> None:
         if ask is not None:
-            self._lanes.learn(ask, reply.claims)
+            self._lanes.learn(ask, reply.claims, took_s)
 
     def _send_out(self, claims: list[Claim]) -> None:
         usable, typical_s = self._roster.usable(), self._typical_now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -14,6 +15,28 @@ from shiftboss.store.base import ClaimAsk, Lane, Store
 LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
 MARKS_FRESH_S: Final = 1.0  # lanes are read from their beginning this often: what was recovered stands there, and waits for it
 FIRST_POLL_S: Final = 0.01
+CHEAP_S: Final = 0.002
+PAUSE_BY_COST: Final = 20
+LONGEST_PAUSE_S: Final = 10.0
+
+
+class Pace:
+    """When a look may be taken again: at once when it was cheap, else after a pause, so that it takes a twentieth of the time.
+
+    An index keeps what has left a lane until a vacuum comes, which a transaction elsewhere may hold up for long. A look from the
+    beginning steps over all of that.
+    """
+
+    def __init__(self) -> None:
+        self._taken_s, self._pause_s = -math.inf, 0.0
+
+    def taken(self, now_s: float, took_s: float) -> None:
+        self._taken_s = now_s
+        self._pause_s = min(PAUSE_BY_COST * took_s, LONGEST_PAUSE_S) if took_s > CHEAP_S else 0.0
+
+    def due(self, now_s: float, at_least_s: float = 0.0) -> bool:
+        """Whether the last look was long enough ago."""
+        return now_s - self._taken_s > max(at_least_s, self._pause_s)
 
 
 class LaneBook:
@@ -30,9 +53,9 @@ class LaneBook:
         self._rng = random.Random()
         self._lanes: list[Lane] = []
         self._limited: frozenset[str] = frozenset()
-        self._read_s = 0.0
+        self._stale = True
+        self._reading, self._looking = Pace(), Pace()
         self._marks: dict[tuple[str, int], float] = {}
-        self._marks_reset_s = 0.0
         self._barren: set[tuple[str, int]] = set()
         self.drained = False
         self.poll_s = FIRST_POLL_S
@@ -52,29 +75,32 @@ class LaneBook:
         """Someone rang, or the time to poll has come (which then backs off up to `claim_interval`)."""
         self.poll_s = FIRST_POLL_S if rung else min(self.poll_s * 2, self._longest_poll_s)
         self.drained = False
-        self._read_s = 0.0
+        self._stale = True
         self._barren = set()
 
     def lanes(self, store: Store) -> list[Lane]:
         """The lanes in the order in which to drain them, from the database when what is known is old."""
         now_s = time.monotonic()
-        if now_s - self._read_s > LANES_FRESH_S:
-            self._lanes, self._read_s = store.lanes(self._only), now_s
+        if self._reading.due(now_s, 0.0 if self._stale else LANES_FRESH_S) or not self._lanes:
+            self._lanes, self._stale = store.lanes(self._only), False
+            self._reading.taken(now_s, time.monotonic() - now_s)
             self._limited = frozenset(lane.queue for lane in self._lanes if lane.concurrency is not None)
         fruitful = [lane for lane in self._lanes if (lane.queue, lane.priority) not in self._barren]
         return order_lanes(fruitful, self._strategy, self._rng)
 
     def marks(self) -> dict[tuple[str, int], float]:
         """Where each lane's live rows begin (`LaneAsk.since`), as far as that is known."""
-        now_s = time.monotonic()
-        if now_s - self._marks_reset_s > MARKS_FRESH_S:
-            self._marks, self._marks_reset_s = {}, now_s
+        if self._looking.due(time.monotonic(), MARKS_FRESH_S):
+            self._marks = {}
         return self._marks
 
-    def learn(self, ask: ClaimAsk, claims: Sequence[Claim]) -> None:
-        """What a claim's answer says about the lanes."""
-        if len(claims) < ask.limit and any(lane.since is not None for lane in ask.lanes):
-            self.unsure()  # something older may be there: look again from the beginning before going idle
+    def learn(self, ask: ClaimAsk, claims: Sequence[Claim], took_s: float) -> None:
+        """What a claim's answer says about the lanes. `took_s`: how long the database needed for it."""
+        now_s = time.monotonic()
+        if not any(lane.since is not None for lane in ask.lanes):
+            self._looking.taken(now_s, took_s)
+        elif len(claims) < ask.limit and self._looking.due(now_s):
+            self._marks, self.full_rounds = {}, 0  # something older may be there: look again from the beginning before going idle
             return
         self.drained = len(claims) < ask.limit and not self._step_down(ask, claims)
         self.full_rounds = 0 if self.drained else self.full_rounds + 1
@@ -83,10 +109,6 @@ class LaneBook:
         if ask.merge is None:
             for claim in claims:
                 self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S
-
-    def unsure(self) -> None:
-        """A claim got less than it asked for, which says nothing: the next one looks from the beginning."""
-        self._marks, self.full_rounds = {}, 0
 
     def _step_down(self, ask: ClaimAsk, claims: Sequence[Claim]) -> bool:
         """Leave lanes of limited queues out that gave nothing (not due, or of types unknown here): only one lane of such a

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 
 from shiftboss.actors import lanebook
 from shiftboss.actors.lanebook import LaneBook
 from shiftboss.model import Claim
-from shiftboss.store.base import ClaimAsk, LaneAsk
+from shiftboss.store.base import ClaimAsk, Lane, LaneAsk
 
 HIDDEN_AT_MOST_S = 1.5  # a dead worker's task runs elsewhere within worker_timeout and two seconds, backlog or not
 RAW = b"{}"
@@ -29,20 +32,89 @@ def claim(due_at: float) -> Claim:
     )  # fmt: skip
 
 
-def test_under_a_backlog_a_lane_is_read_from_its_beginning_soon_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr(lanebook, "time", clock)
-    book = LaneBook((), "priority", 1.0)
-    ask = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=1)], limit=1, running=1, types=[])
-    assert book.marks() == {}
-    hidden_since_s = longest_s = None
-    for _ in range(400):  # every claim gets all it asked for, as under a backlog
+def asked(book: LaneBook, limit: int = 1) -> ClaimAsk:
+    since = book.marks().get(("default", 0))
+    return ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=limit, since=since)], limit=limit, running=1, types=[])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(lanebook, "time", made)
+    return made
+
+
+def looks(book: LaneBook, clock: Clock, rounds: int, *, full: bool, took_s: float) -> list[float]:
+    """When a lane was read from its beginning; every claim gets all it asked for, or less."""
+    seen = []
+    for _ in range(rounds):
         clock.now_s += 0.05
-        if book.marks():
-            hidden_since_s = hidden_since_s or clock.now_s
-            longest_s = max(longest_s or 0.0, clock.now_s - hidden_since_s)
-        else:
-            hidden_since_s = None
-        book.learn(ask, [claim(clock.now_s)])
-    assert longest_s is not None, "no mark was ever used"
-    assert longest_s <= HIDDEN_AT_MOST_S
+        ask = asked(book, 1 if full else 2)
+        if ask.lanes[0].since is None:
+            seen.append(clock.now_s)
+        book.learn(ask, [claim(clock.now_s)], took_s)
+        book.look_again(rung=True)
+    return seen
+
+
+def gaps(seen: list[float]) -> list[float]:
+    return [later - sooner for sooner, later in itertools.pairwise(seen)]
+
+
+def test_under_a_backlog_a_lane_is_read_from_its_beginning_soon_enough(clock: Clock) -> None:
+    seen = looks(LaneBook((), "priority", 1.0), clock, 400, full=True, took_s=0.03)
+    assert len(seen) < 40, "no mark was ever used"
+    assert max(gaps(seen)) <= HIDDEN_AT_MOST_S
+
+
+def test_a_lane_that_gave_all_it_had_is_read_from_its_beginning_at_once_while_that_is_cheap(clock: Clock) -> None:
+    seen = looks(LaneBook((), "priority", 1.0), clock, 40, full=False, took_s=0.001)
+    assert max(gaps(seen)) < 0.11
+
+
+@pytest.mark.parametrize("took_s", [0.01, 0.1, 0.4])
+def test_looking_from_the_beginning_takes_a_twentieth_of_the_time(clock: Clock, took_s: float) -> None:
+    """Half of the peak leaves every lane empty after each claim, and a million dead entries before it."""
+    seen = looks(LaneBook((), "priority", 1.0), clock, 2_000, full=False, took_s=took_s)
+    assert seen, "never"
+    assert took_s * 19 <= min(gaps(seen)) <= max(gaps(seen)) <= took_s * 20 + 0.15
+
+
+def test_however_dear_it_is_it_is_done_sometimes(clock: Clock) -> None:
+    seen = looks(LaneBook((), "priority", 1.0), clock, 2_000, full=False, took_s=7.0)
+    assert max(gaps(seen)) <= lanebook.LONGEST_PAUSE_S + 0.1
+
+
+class Lanes:
+    """A store of one lane; to read it takes a while."""
+
+    def __init__(self, clock: Clock, took_s: float, lanes: int = 1) -> None:
+        self.clock, self.took_s = clock, took_s
+        self.lanes_s: list[float] = []
+        self.found = [Lane(queue="default", priority=0, concurrency=None, weight=1)] * lanes
+
+    def lanes(self, _queues: object) -> list[Lane]:
+        self.lanes_s.append(self.clock.now_s)
+        self.clock.now_s += self.took_s
+        return self.found
+
+
+@pytest.mark.parametrize(("took_s", "least_s", "most_s"), [(0.0005, 0.0, 0.06), (0.01, 0.19, 0.26), (0.1, 1.9, 2.2)])
+def test_reading_the_lanes_takes_a_twentieth_of_the_time(clock: Clock, took_s: float, least_s: float, most_s: float) -> None:
+    store: Any = Lanes(clock, took_s)
+    book = LaneBook((), "priority", 1.0)
+    for _ in range(400):
+        clock.now_s += 0.05
+        book.look_again(rung=True)
+        assert book.lanes(store)
+    assert least_s <= min(gaps(store.lanes_s)) <= max(gaps(store.lanes_s)) <= most_s
+
+
+def test_who_knows_of_no_lane_reads_them_however_dear_that_was(clock: Clock) -> None:
+    """Or a task that comes after everything was empty would wait for the pause to end."""
+    store: Any = Lanes(clock, 0.1, lanes=0)
+    book = LaneBook((), "priority", 1.0)
+    for _ in range(3):
+        book.look_again(rung=True)
+        book.lanes(store)
+    assert len(store.lanes_s) == 3

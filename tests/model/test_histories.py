@@ -286,7 +286,7 @@ def _round(book: LaneBook, world: Lanes) -> None:
         ask = ClaimAsk(lanes=asks, limit=world.room, running=world.room, types=(), merge=book.merge)
         claims = world.claim(ask)
         _check_places(claims, world)
-        book.learn(ask, claims)
+        book.learn(ask, claims, world.rng.choice([0.0, 0.001, 0.03, 0.4]))
     raise AssertionError("it asks again and again, and gets nothing")
 
 
