@@ -95,7 +95,8 @@ def test_claims_and_ends_go_by_their_indexes(crowded: PostgresStore, merge: str 
     assert len(ends) == 2 * ROUNDS
     for plan in claimed:
         found_again = {("tasks", "tasks_pkey")} if merge else set()
-        assert scans(plan) == {("tasks", CLAIMABLE), ("tasks", "Tid Scan"), *found_again}
+        read = {scan for scan in scans(plan) if scan[0] != "queues"}  # asked for each lane whether it is paused
+        assert read == {("tasks", CLAIMABLE), ("tasks", "Tid Scan"), *found_again}
         assert pages(plan) < 60 * BATCH
     for plan in ends:
         assert {scan for scan in scans(plan) if scan[0] == "tasks"} == {("tasks", "tasks_pkey")}

@@ -132,6 +132,19 @@ def test_a_paused_queue_has_no_lanes_and_the_settings_ride_along(store: Store) -
     assert store.lanes() == [Lane(queue="a", priority=0, weight=9), Lane(queue="b", priority=0)]
 
 
+@pytest.mark.parametrize("merge", [None, "fifo", "lifo"])
+def test_a_queue_that_was_paused_since_its_lanes_were_read_gives_nothing(store: Store, merge: str | None) -> None:
+    """A claimer does not read the lanes before every claim."""
+    put(store, queue="a")
+    there = put(store, queue="b")
+    store.set_queue("a", paused=True)
+    lanes = [LaneAsk(queue=queue, priority=0, limit=5) for queue in ("a", "b")]
+    ask = ClaimAsk(lanes=lanes, limit=5, running=5, types=[info()], merge=merge)
+    assert [claim.task_id for claim in store.exchange(Exchange(worker_id="w1", claim=ask)).claims] == [there]
+    store.set_queue("a", paused=False)
+    assert len(store.exchange(Exchange(worker_id="w1", claim=ask)).claims) == 1
+
+
 def test_lanes_are_drained_in_the_order_asked_and_oldest_first(world: World) -> None:
     store = world.store
     ids = {}

@@ -178,12 +178,17 @@ FROM lane LEFT JOIN queues q ON q.name = lane.queue
 WHERE NOT coalesce(q.paused, false) AND (CAST(:queues AS text[]) IS NULL OR lane.queue = ANY (CAST(:queues AS text[])))
 ORDER BY lane.priority DESC, lane.queue;
 
+-- name: asked_lanes
+-- The lanes that a claim names, in their order; without those of queues that were paused since the claimer read the lanes.
+SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
+                       CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
+  WHERE NOT coalesce((SELECT q.paused FROM queues q WHERE q.name = l.queue COLLATE "C"), false)
+
 -- name: claim
 -- Lane by lane in the order given. The outer LIMIT stops the nested loop, so no row more is locked than is claimed; without
 -- MATERIALIZED the planner may run the choice again for every row.
 WITH lane AS (
-  SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
-                       CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
+  {asked_lanes}
 ), chosen AS MATERIALIZED (
   SELECT picked.id, picked.spot FROM lane CROSS JOIN LATERAL (
     SELECT t.id, t.ctid AS spot FROM tasks t
@@ -201,8 +206,7 @@ WITH lane AS (
 -- name: claim_fifo
 -- The oldest due over all lanes. Candidates are read first, without locks, and more than wanted: others may be taking them.
 WITH lane AS (
-  SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
-                       CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
+  {asked_lanes}
 ), candidate AS MATERIALIZED (
   SELECT found.id, found.due_at FROM lane CROSS JOIN LATERAL (
     SELECT t.id, t.due_at FROM tasks t
@@ -225,8 +229,7 @@ WITH lane AS (
 -- name: claim_lifo
 -- The newest due over all lanes.
 WITH lane AS (
-  SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
-                       CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
+  {asked_lanes}
 ), candidate AS MATERIALIZED (
   SELECT found.id, found.due_at FROM lane CROSS JOIN LATERAL (
     SELECT t.id, t.due_at FROM tasks t

@@ -18,6 +18,7 @@ _FRAGMENTS: Final = (
     "history_columns",
     "history_bodies",
     "no_bodies",
+    "asked_lanes",
     "claim_chosen",
     "move_completed",
     "count_completed",
