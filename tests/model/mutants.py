@@ -68,12 +68,13 @@ _HELD_SQLITE = "CROSS JOIN tasks AS t ON t.id = i.value\nWHERE t.status IN ('cla
 _FENCE_SQLITE = "t.fence = json_extract(r.value, '$[1]') AND "
 _COMPLETED_SQLITE = f"WHERE {_FENCE_SQLITE}t.status IN ('claimed', 'running')\nRETURNING id, type;"
 _ENDED_POSTGRES = (
-    "  FROM given JOIN tasks t ON t.id = given.id\n"
+    "  FROM given JOIN tasks t ON t.id BETWEEN given.id AND given.id\n"
     "  WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n"
-    "  ORDER BY t.id FOR UPDATE OF t\n), priced"
+    "  ORDER BY given.id FOR UPDATE OF t\n), priced"
 )
 _COMPLETED_POSTGRES = (
-    "WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n  RETURNING t.id, t.type"
+    "WHERE t.id BETWEEN given.id AND given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n"
+    "  RETURNING t.id, t.type"
 )
 _FORGOTTEN_POSTGRES = _COMPLETED_POSTGRES.replace("t.id, t.type", "t.id, t.fence")
 _STORED_POSTGRES = "    applied, claims = _stored(link, request, in_order, now)\n"
@@ -260,7 +261,7 @@ MUTANTS: Final = (
         "an enqueue that is sent again finds no trace",
         FORGETTING,
         (SQLITE + "queries.sql", "      AND instr(c.leases, json_extract(value, '$[0]'))\n", "      AND false\n"),
-        (POSTGRES + "queries.sql", "given.id = ANY (c.ids))\n  ON CONFLICT", "false)\n  ON CONFLICT"),
+        (POSTGRES + "queries.sql", "given.id = ANY (c.ids) OFFSET 0)\n  ON CONFLICT", "false)\n  ON CONFLICT"),
     ),
     *_pair(
         "the claim keeps the fence",

@@ -15,7 +15,7 @@ import pytest
 from pg_harness import nodes, pages, watched_plans
 from store_harness import ended, info, new, take
 
-from shiftboss.model import Claim, Lease, Outcome, new_task_id
+from shiftboss.model import Claim, Lease, Outcome, Progress, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.pg_cluster import PgCluster
@@ -101,6 +101,31 @@ def test_claims_and_ends_go_by_their_indexes(crowded: PostgresStore, merge: str 
     for plan in ends:
         assert {scan for scan in scans(plan) if scan[0] == "tasks"} == {("tasks", "tasks_pkey")}
         assert pages(plan) < 80 * BATCH
+
+
+@pytest.mark.parametrize("merge", [None, "fifo", "lifo"])
+def test_rows_are_found_by_their_keys_where_a_vacuum_saw_an_empty_table(pg_database: str, merge: str | None) -> None:
+    """A queue is empty most of the time. A million tasks later the plans made for that would read all of them for every batch."""
+    store = open_postgres(pg_database)
+    store.migrate()
+    with psycopg.connect(pg_database, autocommit=True) as connection:
+        connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)")
+        connection.execute(_FUTURE, (1_000,))
+        connection.execute("DELETE FROM tasks")
+        connection.execute("VACUUM (ANALYZE, TRUNCATE off) tasks")
+    store.enqueue([new() for _ in range(5 * BATCH)])
+    with watched_plans(store) as plans:
+        first, second, third, fourth, fifth = [exchange(store, [], merge) for _ in range(5)]
+        exchange(store, first)  # some of them with a failure
+        store.exchange(Exchange(worker_id="w1", ended=list(map(ended, second)), keep_completed=False))
+        store.exchange(Exchange(worker_id="w1", ended=[ended(claim, Outcome.CANCELLED) for claim in third]))
+        store.exchange(Exchange(worker_id="w1", starts=[Lease(claim.task_id, claim.fence) for claim in fourth]))
+        made = [Progress(task_id=claim.task_id, fence=claim.fence, percent=1.0) for claim in fifth]
+        store.exchange(Exchange(worker_id="w1", progress=made))
+    found = [node for plan in plans for node in nodes(plan["Plan"]) if node.get("Index Name") == "tasks_pkey"]
+    assert len(found) >= 5
+    assert all("Index Cond" in node for node in found)
+    store.close()
 
 
 def test_an_empty_claim_costs_next_to_nothing(crowded: PostgresStore) -> None:

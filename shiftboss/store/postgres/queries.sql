@@ -218,7 +218,7 @@ WITH lane AS (
     LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
   ) found ORDER BY found.due_at, found.id LIMIT 2 * CAST(:most AS integer) + 32
 ), chosen AS MATERIALIZED (
-  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id = candidate.id
+  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id BETWEEN candidate.id AND candidate.id
   WHERE t.status || '' = 'pending'
   ORDER BY candidate.due_at, candidate.id LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
 ), placed AS (
@@ -241,7 +241,7 @@ WITH lane AS (
     LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
   ) found ORDER BY found.due_at DESC, found.id DESC LIMIT 2 * CAST(:most AS integer) + 32
 ), chosen AS MATERIALIZED (
-  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id = candidate.id
+  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id BETWEEN candidate.id AND candidate.id
   WHERE t.status || '' = 'pending'
   ORDER BY candidate.due_at DESC, candidate.id DESC LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
 ), placed AS (
@@ -274,9 +274,10 @@ RETURNING placed.place, CAST(t.id AS text), t.fence, t.attempts + CASE WHEN t.st
   t.enqueued_at, t.due_at, CAST(t.tags AS text), CAST(t.meta AS text);
 
 -- name: complete_tasks
--- Success. `status || ''` hides the column from the planner: by the statistics of an idle moment it would walk a partial
--- index instead of the primary key. The ids come sorted, so two writers never wait for each other in a circle. What comes back
--- are the places in the arrays of those that were stored, by type.
+-- Success. Two things are hidden from the planner, which goes by what a vacuum saw in an idle moment, an empty table perhaps:
+-- the column, by `status || ''`, or it would walk a partial index, and that the keys are equal, by BETWEEN here and below, or it
+-- would walk the whole of the primary key once, and all that is given for each row of it. The ids come sorted, so two writers
+-- never wait for each other in a circle. What comes back are the places in the arrays of those that were stored, by type.
 {move_completed}
 {count_completed};
 
@@ -294,7 +295,7 @@ WITH gone AS (
   USING unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:results AS text[]),
                CAST(:starts AS double precision[]), CAST(:durations AS double precision[]))
         WITH ORDINALITY AS given(id, fence, result, told_started_at, duration_s, place)
-  WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
+  WHERE t.id BETWEEN given.id AND given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
   RETURNING t.id, t.type, t.queue, t.priority, t.args, t.max_attempts, t.fence, t.worker_id, t.unique_key, t.timeout_s, t.tags,
             t.meta, t.last_error, t.enqueued_at, t.run_at, t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END AS attempt,
             coalesce(to_timestamp(given.told_started_at), t.started_at) AS started_at, given.result, given.duration_s, given.place
@@ -322,7 +323,7 @@ SELECT type, places FROM stored;
 WITH gone AS (
   DELETE FROM tasks t
   USING unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) WITH ORDINALITY AS given(id, fence, place)
-  WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
+  WHERE t.id BETWEEN given.id AND given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
   RETURNING t.id, t.fence, t.type, given.place
 ), stored AS MATERIALIZED (
   SELECT type, array_agg(place) AS places, array_agg(id) AS ids, array_agg(fence) AS fences FROM gone GROUP BY type
@@ -352,9 +353,9 @@ WITH given AS (
          t.attempts + CASE WHEN t.status = 'claimed' THEN 1 ELSE 0 END AS attempt,
          coalesce(t.max_attempts, CAST(:default_max_attempts AS integer)) AS max_attempts,
          given.outcome, given.error, given.traceback, given.retry_in_s, given.started_at AS told_started_at, given.duration_s
-  FROM given JOIN tasks t ON t.id = given.id
+  FROM given JOIN tasks t ON t.id BETWEEN given.id AND given.id
   WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
-  ORDER BY t.id FOR UPDATE OF t
+  ORDER BY given.id FOR UPDATE OF t
 ), priced AS (
   SELECT held.*, outcome = 'released' AND was = 'claimed' AS free,
     refunds < CAST(:max_refunds AS integer) AND (
@@ -383,7 +384,7 @@ WITH given AS (
     coalesce(to_timestamp(told_started_at), stored_started_at) AS started_at
   FROM weighed
 ), gone AS (
-  DELETE FROM tasks t USING judged WHERE t.id = judged.id AND judged.status = 'cancelled'
+  DELETE FROM tasks t USING judged WHERE t.id BETWEEN judged.id AND judged.id AND judged.status = 'cancelled'
   RETURNING t.*, judged.attempts_after, judged.outcome, judged.told, judged.started_at AS run_started_at, judged.duration_s,
             judged.at
 ), kept AS (
@@ -414,7 +415,7 @@ WITH given AS (
     cancel_requested = false,
     progress = NULL,
     updated_at = judged.at
-  FROM judged WHERE t.id = judged.id AND judged.status <> 'cancelled'
+  FROM judged WHERE t.id BETWEEN judged.id AND judged.id AND judged.status <> 'cancelled'
 ), logged AS (
   INSERT INTO task_attempts (task_id, fence, attempt, outcome, worker_id, started_at, ended_at, duration_s, error, traceback)
   SELECT id, fence, attempt, CASE outcome WHEN 'released' THEN 'interrupted' ELSE outcome END, worker_id, started_at, at,
@@ -428,26 +429,26 @@ SELECT CAST(id AS text), fence, type, attempt, status FROM judged;
 WITH given AS (
   SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS g(id, fence)
 ), held AS MATERIALIZED (
-  SELECT t.id FROM given JOIN tasks t ON t.id = given.id
+  SELECT t.id FROM given JOIN tasks t ON t.id BETWEEN given.id AND given.id
   WHERE t.fence = given.fence AND t.status || '' = 'claimed'
-  ORDER BY t.id FOR UPDATE OF t
+  ORDER BY given.id FOR UPDATE OF t
 )
 UPDATE tasks t SET status = 'running', attempts = t.attempts + 1,
   max_attempts = greatest(t.max_attempts, t.attempts + 1),
   started_at = coalesce(CAST(:now AS timestamptz), statement_timestamp()),
   updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
-FROM held WHERE t.id = held.id;
+FROM held WHERE t.id BETWEEN held.id AND held.id;
 
 -- name: store_progress
 WITH given AS (
   SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:progress AS text[])) AS g(id, fence, progress)
 ), held AS MATERIALIZED (
-  SELECT t.id, given.progress FROM given JOIN tasks t ON t.id = given.id
+  SELECT t.id, given.progress FROM given JOIN tasks t ON t.id BETWEEN given.id AND given.id
   WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')
-  ORDER BY t.id FOR UPDATE OF t
+  ORDER BY given.id FOR UPDATE OF t
 )
 UPDATE tasks t SET progress = CAST(held.progress AS json), updated_at = coalesce(CAST(:now AS timestamptz), statement_timestamp())
-FROM held WHERE t.id = held.id;
+FROM held WHERE t.id BETWEEN held.id AND held.id;
 
 -- name: add_counters
 INSERT INTO counters (worker_id, name, labels, value)
