@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from bench import marks
@@ -34,6 +33,8 @@ def wait(seconds: float) -> None:
 @task(type="bench:wait_async")
 async def wait_async(seconds: float) -> None:
     """The same on the event loop."""
+    import asyncio  # here, or an idle worker would be measured with it, which an executor loads for its first async attempt
+
     await asyncio.sleep(seconds)
 
 

@@ -18,7 +18,7 @@ from bench.target import NewTarget, Target
 _SETTLE_S: Final = 4.0
 _PACKAGES: Final = {
     "supervisor": ("msgspec",),
-    "executor": ("pykka", "msgspec", "asyncio"),
+    "executor": ("pykka", "msgspec"),
     "gateway": ("pykka", "msgspec", "http.server"),
 }
 
