@@ -17,7 +17,7 @@ MARKS_FRESH_S: Final = 1.0  # lanes are read from their beginning this often: wh
 FIRST_POLL_S: Final = 0.01
 CHEAP_S: Final = 0.002
 PAUSE_BY_COST: Final = 20
-LONGEST_PAUSE_S: Final = 10.0
+LONGEST_PAUSE_S: Final = 120.0
 
 
 class Pace:

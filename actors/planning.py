@@ -12,8 +12,9 @@ from shiftboss.store.base import Lane, LaneAsk
 
 # Prefetched work should start within this time: enough to hide a round trip to the database, too little to hoard.
 PREFETCH_WINDOW_S: Final = 0.25
-# A lane is read from a second before the last due time seen, so that rows committed or released late are found soon.
-MARK_MARGIN_S: Final = 1.0
+# A lane is read from so long before the last due time seen: an enqueue is seen some milliseconds after its time, and whatever has
+# left the lane since then is stepped over by every claim. What comes later than that is found by the next look from the start.
+MARK_MARGIN_S: Final = 0.1
 LARGE: Final = 100  # tasks that make it worth while to let a round fly
 _FALLING: Final = 0.3
 
