@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ from shiftboss.actors.messages import (
 )
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.outbox import Outbox, Parcel, Waiting
+from shiftboss.actors.pace import Pace
 from shiftboss.actors.peers import Peer, share_out
 from shiftboss.actors.planning import LARGE, Manner, Typical, lane_asks, round_manner
 from shiftboss.actors.process import Process, ProcessActor
@@ -84,6 +85,7 @@ class Claimer(ProcessActor):
         self._claim_times = ClaimTimes()
         self._typical = Typical()
         self._worker_id = ""
+        self._paces = defaultdict[str, Pace](Pace)  # of the sweeps
         self._is_ready = False
         self._owes_sweep = False  # one was left out because an executor had not yet said what it holds
         self._round_is_next = False  # its tick is in our mailbox
@@ -211,10 +213,15 @@ class Claimer(ProcessActor):
         if store is None:
             self._timer.after(name, AGAIN_S)
             return
+        began_s = time.monotonic()
         try:
             sweep(store)
         except StoreUnavailable as error:
             self._timer.after("round", self._outage.wait_s(error))
+        else:
+            now_s = time.monotonic()
+            self._paces[name].taken(now_s, now_s - began_s)
+            self._timer.later(name, self._paces[name].pause_s)
         if self._outbox.has_outcomes:
             self._soon()
 

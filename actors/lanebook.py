@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Sequence
 from typing import Final
 
+from shiftboss.actors.pace import Pace
 from shiftboss.actors.planning import MARK_MARGIN_S, order_lanes
 from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk, Lane, Store
@@ -15,28 +15,6 @@ from shiftboss.store.base import ClaimAsk, Lane, Store
 LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
 MARKS_FRESH_S: Final = 1.0  # lanes are read from their beginning this often: what was recovered stands there, and waits for it
 FIRST_POLL_S: Final = 0.01
-CHEAP_S: Final = 0.002
-PAUSE_BY_COST: Final = 20
-LONGEST_PAUSE_S: Final = 120.0
-
-
-class Pace:
-    """When a look may be taken again: at once when it was cheap, else after a pause, so that it takes a twentieth of the time.
-
-    An index keeps what has left a lane until a vacuum comes, which a transaction elsewhere may hold up for long. A look from the
-    beginning steps over all of that.
-    """
-
-    def __init__(self) -> None:
-        self._taken_s, self._pause_s = -math.inf, 0.0
-
-    def taken(self, now_s: float, took_s: float) -> None:
-        self._taken_s = now_s
-        self._pause_s = min(PAUSE_BY_COST * took_s, LONGEST_PAUSE_S) if took_s > CHEAP_S else 0.0
-
-    def due(self, now_s: float, at_least_s: float = 0.0) -> bool:
-        """Whether the last look was long enough ago."""
-        return now_s - self._taken_s > max(at_least_s, self._pause_s)
 
 
 class LaneBook:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
 from shiftboss.actors.outage import Outage
+from shiftboss.actors.pace import Pace
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
 from shiftboss.config import Settings
@@ -38,6 +39,7 @@ class Leader(ProcessActor):
         self._outage = Outage(log, process.board)
         self._lease: LeaderLease | None = None
         self._trust = TrustWindow(0.0, 0.0)
+        self._pace = Pace()  # of the looks for the dead
 
     def begin(self) -> None:
         self._store: Store = open_store(
@@ -116,12 +118,15 @@ class Leader(ProcessActor):
         lease = self._leading()
         if lease is None:
             return LONGEST_WAIT_S  # an election brings it forward
+        began_s = time.monotonic()
         recovered = self._store.recover(lease, RECOVER_LIMIT)
         self._tell(recovered)
         if recovered.pending + recovered.dead_letter >= RECOVER_LIMIT:
             return 0.0
+        now_s = time.monotonic()
+        self._pace.taken(now_s, now_s - began_s)
         next_in_s = recovered.next_in_s if recovered.next_in_s is not None else LONGEST_WAIT_S
-        return min(max(next_in_s, 0.0) + AFTER_EXPIRY_S, LONGEST_WAIT_S)
+        return max(min(max(next_in_s, 0.0) + AFTER_EXPIRY_S, LONGEST_WAIT_S), self._pace.pause_s)
 
     def _tell(self, recovered: Recovered) -> None:
         for worker_id in recovered.workers:

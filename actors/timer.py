@@ -38,6 +38,12 @@ class Timer:
         if due_s < self._due.get(name, float("inf")):
             self.at(name, due_s)
 
+    def later(self, name: str, delay_s: float) -> None:
+        """Like `after`, but never sooner than the time that is set already."""
+        due_s = time.monotonic() + delay_s
+        if due_s > self._due.get(name, 0.0):
+            self.at(name, due_s)
+
     def cancel(self, name: str) -> None:
         with self._condition:
             self._due.pop(name, None)

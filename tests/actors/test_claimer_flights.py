@@ -29,7 +29,7 @@ from shiftboss.actors.outbox import Waiting
 from shiftboss.actors.sweeps import Sweeps
 from shiftboss.config import Settings
 from shiftboss.model import Lease, TaskState, Verdict
-from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Owned, TaskFilter
+from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Owned, Store, TaskFilter
 
 SLOTS = 400
 SHARE = 150  # a large round
@@ -266,3 +266,20 @@ def test_what_nobody_holds_is_looked_for_when_no_round_is_under_way() -> None:
     while "owned" not in store.asked:
         claimer.receive(claimer.actor_inbox.get(timeout=30).message)
     assert store.asked == ["exchange", "owned"]
+
+
+def test_a_sweep_that_is_dear_each_time_is_made_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It walks over what has left the index and could not be removed, in the thread that has rounds to begin."""
+    store = Slow()
+    claimer = that_flies(store)
+    pauses: list[float] = []
+    monkeypatch.setattr(claimer._timer, "later", lambda _name, delay_s: pauses.append(delay_s))
+
+    def slow(_store: Store) -> None:
+        threading.Event().wait(0.05)
+
+    for _ in range(2):
+        claimer._sweep("cancels", slow)
+    claimer._sweep("cancels", lambda _store: None)
+    assert pauses[0] == pauses[2] == 0.0
+    assert 1.0 <= pauses[1] < 5.0

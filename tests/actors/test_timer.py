@@ -115,3 +115,11 @@ def test_thousands_of_settings_deliver_each_name_once(alarms: Alarms) -> None:
         alarms.timer.after(f"name-{number % 50}", 0.2)
     assert sorted(alarms.names(50)) == sorted(f"name-{number}" for number in range(50))
     assert alarms.until("end") == []
+
+
+def test_later_only_ever_moves_a_time_that_is_set_further_away(alarms: Alarms) -> None:
+    alarms.timer.after("near", 0.05)
+    alarms.timer.later("near", 5.0)
+    alarms.timer.after("far", 0.05)
+    alarms.timer.later("far", 0.0)
+    assert alarms.until("end") == ["far"]

@@ -1,0 +1,47 @@
+"""A leader that looks for the dead in vain: how soon it looks again."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from actor_harness import memory
+
+from shiftboss.actors.board import Board
+from shiftboss.actors.leader import LONGEST_WAIT_S, RECOVER_LIMIT, Leader
+from shiftboss.config import Settings
+from shiftboss.store.base import Recovered
+
+
+class Store:
+    """Answers after a while."""
+
+    def __init__(self, *took_s: float, pending: int = 0) -> None:
+        self.took_s, self.pending = iter(took_s), pending
+
+    def recover(self, _lease: object, _limit: int) -> Recovered:
+        threading.Event().wait(next(self.took_s))
+        return Recovered(pending=self.pending, next_in_s=0.5)
+
+
+def leader_of(store: Any, monkeypatch: pytest.MonkeyPatch) -> Leader:
+    process: Any = SimpleNamespace(name="leader", settings=Settings(), board=Board(memory(4096)))
+    leader = Leader(process)
+    leader._store = store
+    monkeypatch.setattr(leader, "_leading", lambda: object())
+    return leader
+
+
+def test_a_look_that_is_dear_each_time_is_taken_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It walks over every entry that a snapshot somewhere keeps in the index, and a core with it."""
+    leader = leader_of(Store(0.0, 0.8, 0.0, 0.8, 0.8), monkeypatch)
+    waits_s = [leader._recover() for _ in range(5)]
+    assert max(waits_s[:4]) < 1.0, "once is no habit"
+    assert waits_s[4] > LONGEST_WAIT_S
+
+
+def test_the_tasks_of_the_dead_are_recovered_one_batch_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    leader = leader_of(Store(0.1, 0.1, 0.1, pending=RECOVER_LIMIT), monkeypatch)
+    assert [leader._recover() for _ in range(3)] == [0.0, 0.0, 0.0]
