@@ -123,12 +123,11 @@ def test_only_waits_for_rows_and_transactions_count_against_claimers() -> None:
     assert Scene(drain=drained(), by_plain=spread([1.0]), waits=waits).waits_for_locks == 4
 
 
+@pytest.mark.parametrize("target", ["postgres"], indirect=True)
 @pytest.mark.parametrize(
     ("name", "kind"), [("claim", "claim"), ("complete_tasks", "end"), ("end_attempts", "end"), ("lanes", "other")]
 )
 def test_a_claimers_session_is_seen_with_its_statement(target: Target, name: str, kind: str) -> None:
-    if target.url.startswith("sqlite"):
-        pytest.skip("nobody to ask")
     begins = named_queries()[name].split("AS (")[0]
     slow = (
         f"{begins}AS (SELECT 1 AS queue, 1 AS priority, pg_sleep(60)) SELECT 1 FROM {begins.split()[-1]} WHERE pg_sleep IS NULL"
