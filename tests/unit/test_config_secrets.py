@@ -136,12 +136,12 @@ def test_no_mistake_in_a_file_prints_the_password(text: str, capfd: pytest.Captu
     check(capfd, ["config", "diff", "plain.toml", "bad.toml", "--json"])
 
 
-@pytest.mark.parametrize("url", URLS.values(), ids=URLS)
+# Without "://" nobody could tell that it is a URL.
+@pytest.mark.parametrize("name", [name for name, url in URLS.items() if "://" in url])
 def test_a_url_in_the_wrong_place_is_not_repeated(
-    url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if "://" not in url:
-        pytest.skip("nobody could tell that it is a URL")
+    url = URLS[name]
     check(capfd, ["config", "show", "--config", url])
     check(capfd, ["config", "show", "--env", url])
     check(capfd, ["config", "show", "--set", url])
