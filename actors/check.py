@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
-from shiftboss.actors.handlers import load_handlers
+from shiftboss.actors.handlers import load_handlers, raised_by_them
 from shiftboss.actors.messages import Died, LinkDown, Linked
 from shiftboss.actors.process import ProcessActor
 from shiftboss.config import load_again, settings_to_json
@@ -45,6 +45,6 @@ class Check(ProcessActor):
         try:
             load_handlers(settings)
         except Exception as error:  # user code is imported here: it may raise anything
-            log.error("the code of the new configuration cannot be used: %s", error, exc_info=getattr(error, "theirs", error))
+            log.error("the code of the new configuration cannot be used: %s", error, exc_info=raised_by_them(error))
             return Checked(error=str(error)[:_MAX_ERROR_CHARS])
         return Checked(settings=settings_to_json(settings))

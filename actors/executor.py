@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from shiftboss.actors.handlers import CannotImport, load_handlers
+from shiftboss.actors.handlers import CannotImport, load_handlers, raised_by_them
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import (
     CancelAll,
@@ -83,7 +83,7 @@ class Executor(ProcessActor):
         try:
             load_handlers(self.settings)
         except (CannotImport, TaskDefinitionError) as error:  # a mistake in somebody's code, not a bug of ours
-            log.critical("%s", error, exc_info=getattr(error, "theirs", None))
+            log.critical("%s", error, exc_info=raised_by_them(error))
             self.process.end(EXIT_BUG)
         self._started_s = time.monotonic()
         self._wear.start(memory_bytes())

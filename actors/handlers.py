@@ -13,7 +13,7 @@ from types import TracebackType
 from shiftboss.catalog import registry
 from shiftboss.config import Settings
 from shiftboss.default import configure
-from shiftboss.errors import ShiftbossError
+from shiftboss.errors import ShiftbossError, TaskDefinitionError
 from shiftboss.logs import capture_output, reclaim_logging
 
 log = logging.getLogger("shiftboss.executor")
@@ -65,6 +65,17 @@ def import_handlers(modules: tuple[str, ...]) -> None:
     registry.check()
     if not registry.types():
         log.warning("no handlers: name the modules that define tasks in the setting `imports`; pid %d", os.getpid())
+
+
+def raised_by_them(error: BaseException) -> BaseException | None:
+    """Whose traceback to log when `load_handlers` has raised: `None` where the message says it all and the calls are ours."""
+    match error:
+        case CannotImport():
+            return error.theirs
+        case TaskDefinitionError():
+            return None
+        case _:
+            return error
 
 
 def _place(error: BaseException) -> str:

@@ -93,7 +93,10 @@ def test_a_module_that_is_not_there_is_named(place: Place) -> None:
 def test_a_handler_that_executors_would_refuse_is_refused_here(place: Place) -> None:
     place.configure('imports = ["bad_handler"]')
     place.module("bad_handler", "from shiftboss import task\n@task(type='a:b')\ndef b(what: 'Nonsense') -> None: ...\n")
-    assert "Nonsense" in place.check()[0].error
+    checked, process = place.check()
+    assert "Nonsense" in checked.error
+    (line,) = [line for line in process.log.things if line["level"] == "error"]
+    assert "traceback" not in line, "the message says it all, and the calls are ours"
 
 
 def test_a_source_that_is_not_known_is_said(place: Place) -> None:
