@@ -79,6 +79,15 @@ def test_ringing_where_nobody_listens_does_nothing(tmp_path: Path, only: SqliteS
     assert ring(tmp_path / "no" / "such.db") == 0
 
 
+def test_who_begins_to_listen_later_is_told(only: SqliteStore) -> None:
+    put(only)
+    assert ring(only.path) == 0
+    listener = only.listener("late")
+    assert ring(only.path) == 1
+    listener.close()
+    assert ring(only.path) == 0  # the folder stays
+
+
 def test_the_bell_of_a_dead_listener_is_taken_down(only: SqliteStore) -> None:
     alive, dead = only.listener("alive"), only.listener("dead")
     dead._socket.close()  # as after SIGKILL: the name stays, nobody is behind it
