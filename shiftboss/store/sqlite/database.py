@@ -23,6 +23,7 @@ class Database:
 
     def __init__(self, path: Path, lock_wait_s: float = LOCK_WAIT_S, memory: files.Memory | None = None) -> None:
         self.path = path
+        self._name = str(path)
         self._memory = memory
         self._lock = WriteLock(files.beside(path, ".lock"), lock_wait_s)
         self._connection: sqlite3.Connection | None = None
@@ -112,7 +113,7 @@ class Database:
         if self._closed:
             raise StoreError(f"the store on {self.path} is closed; open it again.")
         if self._identity is not None:
-            files.check_identity(self.path, self._identity)
+            files.check_identity(self._name, self._identity)
         if self._connection is None:
             self._connection = self._connect()
         return self._connection
@@ -121,13 +122,13 @@ class Database:
         files.check_present(self.path)
         expected = self._identity or self._remembered()
         if expected is not None:
-            files.check_identity(self.path, expected)
+            files.check_identity(self._name, expected)
         # Never made by SQLite: where the file has just been moved away, an empty one must not take its place.
         address = f"{self.path.as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
         try:
             if expected is not None:
-                files.check_identity(self.path, expected)  # still: nothing has been read of it yet
+                files.check_identity(self._name, expected)  # still: nothing has been read of it yet
             for statement in SQL["open_connection"].splitlines():
                 connection.execute(statement)
             self._identity = expected or self._remember()
