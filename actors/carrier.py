@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from shiftboss.actors.ledgers import Ledgers
 from shiftboss.actors.messages import Landed
 from shiftboss.actors.outbox import Parcel
 from shiftboss.store.base import Exchange, Exchanged, Store
@@ -57,10 +58,14 @@ class Carrier:
         stores: the first is always there; the others are opened by the first round that needs them. With one alone nothing
             flies.
         land: called in a round's thread when it has landed.
+
+    Attributes:
+        ledgers: under which names the rounds count.
     """
 
     def __init__(self, stores: Sequence[Store], land: Callable[[Landed], None]) -> None:
         self._stores, self._land = stores, land
+        self.ledgers = Ledgers()
         self._flights: dict[int, Flight] = {}
         self._orders: dict[int, queue.SimpleQueue[Flight]] = {}
 
@@ -84,10 +89,10 @@ class Carrier:
         """Whether a round under way has asked for tasks."""
         return any(flight.request.claim is not None for flight in self._flights.values())
 
-    def ledger(self, worker_id: str) -> str:
-        """For `Exchange.ledger` of a round that goes now: rounds that add to the same rows would wait for each other."""
-        lane = self._free_lane()
-        return f"{worker_id}/{lane + 1}" if lane else ""
+    def ledger(self, worker_id: str, writes: bool) -> str:
+        """For `Exchange.ledger` of a round that goes now; `writes`: what it is sent with is not empty."""
+        lane = self._free_lane(last=not writes)
+        return self.ledgers.name(worker_id, lane) if self.flies and lane is not None else ""
 
     def send(self, request: Exchange, parcel: Parcel) -> bool:
         """Let a round fly. False: no thread can be had for it; it is still to be done.

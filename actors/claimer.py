@@ -61,6 +61,7 @@ SLEEP_AFTER_S: Final = 0.1  # an idle claimer that polls more seldom than this w
 AWAKE_AFTER_ROUNDS: Final = 20  # full claims in a row after which ringing is a waste
 LINGER_S: Final = 0.004  # outcomes gather this long while the executors still have work
 LATER_S: Final = 0.5  # what others have locked is asked about again after this
+FOLD_S: Final = 1.0
 AGAIN_S: Final = 0.02  # a sweep that found every connection in use
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
 
@@ -201,6 +202,8 @@ class Claimer(ProcessActor):
             case "unknown":
                 self._timer.after("unknown", UNKNOWN_EVERY_S)
                 self._sweep(name, self._sweeps.tell_unknown_types)
+            case "fold":
+                self._sweep(name, lambda store: self._sweeps.fold(store, self._worker_id, self._carrier.ledgers))
 
     def _reconcile(self, store: Store) -> None:
         self._owes_sweep = not self._sweeps.reconcile(store, self._worker_id)
@@ -221,7 +224,8 @@ class Claimer(ProcessActor):
         else:
             now_s = time.monotonic()
             self._paces[name].taken(now_s, now_s - began_s)
-            self._timer.later(name, self._paces[name].pause_s)
+            if self._paces[name].pause_s:
+                self._timer.later(name, self._paces[name].pause_s)
         if self._outbox.has_outcomes:
             self._soon()
 
@@ -356,16 +360,17 @@ class Claimer(ProcessActor):
         if manner is Manner.NOT_YET or (ask is None and not self._outbox):
             return None
         parcel = self._outbox.nothing() if manner is Manner.CLAIM_FLIES else self._outbox.take()
+        counters = () if self._carrier.busy else self._claim_times.due()
         request = Exchange(
             worker_id=self._worker_id,
             ended=parcel.ended,
             starts=list(parcel.starts.values()),
             releases=parcel.releases,
             progress=list(parcel.progress.values()),
-            counters=() if self._carrier.busy else self._claim_times.due(),
+            counters=counters,
             claim=ask,
             cautious=parcel.cautious,
-            ledger=self._carrier.ledger(self._worker_id),
+            ledger=self._carrier.ledger(self._worker_id, bool(parcel)) if parcel or counters else "",
             keep_completed=self.settings.keeps_completed,
         )
         if manner is not Manner.HERE and self._carrier.send(request, parcel):
@@ -487,6 +492,8 @@ class Claimer(ProcessActor):
             self._timer.sooner("later", LATER_S)
         if self._lanes.drained and self._halt.may_claim:
             self._timer.sooner("poll", self._lanes.poll_s)
+        if self._carrier.ledgers.full:
+            self._timer.sooner("fold", FOLD_S)
         if any(peer.holdings for peer in self._roster):
             self._timer.sooner("watch", WATCH_S)
         if any(peer.releasable for peer in self._roster):

@@ -6,6 +6,7 @@ import logging
 import time
 
 from shiftboss.actors.board import Board
+from shiftboss.actors.ledgers import Ledgers
 from shiftboss.actors.outbox import Outbox
 from shiftboss.actors.roster import Roster
 from shiftboss.actors.watching import Watcher
@@ -17,7 +18,7 @@ log = logging.getLogger("shiftboss.claimer")
 
 
 class Sweeps:
-    """Cancel requests, tasks that nobody holds, types that nobody knows. They go on during a drain and during a stop."""
+    """Cancel requests, tasks that nobody holds, unknown types, full ledgers. They go on during a drain and during a stop."""
 
     def __init__(self, roster: Roster, outbox: Outbox, watcher: Watcher, board: Board) -> None:
         self._roster, self._outbox = roster, outbox
@@ -48,6 +49,14 @@ class Sweeps:
             emit(log, logging.WARNING, Event.TASK_RELEASED, message, count=len(unknown))
             self._outbox.release(*unknown)
         return True
+
+    def fold(self, store: Store, worker_id: str, ledgers: Ledgers) -> None:
+        """Put what stands under the names that are full under one. A dead worker's are folded by the leader."""
+        names = ledgers.full
+        ours = [name for name in names if name.startswith(f"{worker_id}/")]
+        if ours:
+            store.fold_ledgers(worker_id, ours)
+        ledgers.folded(names)
 
     def tell_unknown_types(self, store: Store) -> None:
         """Warn of pending tasks that no executor here has a handler for."""

@@ -94,8 +94,8 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """All that one worker wants written and claimed in one transaction. Order: ended, starts, releases, progress, claim.
 
     `cautious`: wait for no row that somebody else has locked; for a worker that has just been told `LATER`.
-    `ledger`: whose rows count what this one does: the worker's own when empty, else `worker id/n`, so that exchanges of one
-    worker that go on at the same time do not wait for each other.
+    `ledger`: whose rows count what this one does: the worker's own when empty, else `worker id/n` (n from 1), so that exchanges
+    of one worker that go on at the same time do not wait for each other, and no row is changed too often (`fold_ledgers`).
     `keep_completed`: whether tasks that complete move to the history. Else only a trace is left of each, its id and fence, for
     `TRACE_S`: for this long an end or an enqueue that is sent again is known.
     """
@@ -272,6 +272,10 @@ class Store(Protocol):
 
     def cancel_requests(self, worker_id: str) -> list[Lease]:
         """Held by `worker_id` and asked to stop."""
+        ...
+
+    def fold_ledgers(self, worker_id: str, names: Sequence[str]) -> None:
+        """Add what was counted under these names (`Exchange.ledger`), which no exchange uses any more, under one."""
         ...
 
     def set_sleeping(self, worker_id: str, sleeping: bool) -> None:

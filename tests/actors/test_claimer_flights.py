@@ -76,7 +76,7 @@ class Busy(Scene):
     def held_up(self) -> Iterator[list[str]]:
         """A round flies and does not come back before the end of the block; the ids of what it stores."""
         with psycopg.connect(self.url) as connection:
-            connection.execute("SELECT n FROM departures WHERE slot = %s FOR UPDATE", [WORKER])
+            connection.execute("SELECT n FROM departures WHERE slot = %s FOR UPDATE", [f"{WORKER}/1"])
             some = self.finish(SHARE)
             eventually(self.waiting_for_lock, "a round waits for its row")
             yield some
@@ -169,6 +169,9 @@ class Slow:
     def owned(self, _worker_id: str) -> list[Owned]:
         self.asked.append("owned")
         return []
+
+    def fold_ledgers(self, worker_id: str, names: list[str]) -> None:
+        self.asked.append(f"fold {worker_id} {names}")
 
 
 def in_flight(store: Any) -> Claimer:
@@ -281,5 +284,22 @@ def test_a_sweep_that_is_dear_each_time_is_made_more_seldom(monkeypatch: pytest.
     for _ in range(2):
         claimer._sweep("cancels", slow)
     claimer._sweep("cancels", lambda _store: None)
-    assert pauses[0] == pauses[2] == 0.0
-    assert 1.0 <= pauses[1] < 5.0
+    (pause_s,) = pauses  # not after the first, which may be dear by chance, nor after the last
+    assert 1.0 <= pause_s < 5.0
+
+
+def test_what_full_ledgers_count_is_folded_once_a_dead_workers_by_its_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Slow()
+    store.let.set()
+    claimer = in_flight(store)
+    claimer._carrier.ledgers.full = ["worker-0/7", f"{WORKER}/1", f"{WORKER}/2"]
+    set_: list[str] = []
+    monkeypatch.setattr(claimer._timer, "sooner", lambda name, _delay_s: set_.append(name))
+    lands(claimer)
+    assert "fold" in set_
+    for _ in range(2):
+        claimer.receive(Tick("fold"))
+    assert store.asked == ["exchange", f"fold {WORKER} {[f'{WORKER}/1', f'{WORKER}/2']}"]
+    set_.clear()
+    claimer._plan_next(None)
+    assert "fold" not in set_

@@ -456,6 +456,20 @@ SELECT :worker_id, name, labels, value
 FROM unnest(CAST(:names AS text[]), CAST(:labels AS text[]), CAST(:values AS double precision[])) AS g(name, labels, value)
 ON CONFLICT (worker_id, name, labels) DO UPDATE SET value = counters.value + excluded.value;
 
+-- name: fold_departures_of
+WITH folded AS (
+  DELETE FROM departures WHERE slot = ANY (CAST(:names AS text[])) RETURNING type, n
+)
+INSERT INTO departures (slot, type, n) SELECT :into, type, sum(n) FROM folded GROUP BY type
+ON CONFLICT (slot, type) DO UPDATE SET n = departures.n + excluded.n;
+
+-- name: fold_counters_of
+WITH folded AS (
+  DELETE FROM counters WHERE worker_id = ANY (CAST(:names AS text[])) RETURNING name, labels, value
+)
+INSERT INTO counters (worker_id, name, labels, value) SELECT :into, name, labels, sum(value) FROM folded GROUP BY name, labels
+ON CONFLICT (worker_id, name, labels) DO UPDATE SET value = counters.value + excluded.value;
+
 -- name: locked_tasks
 -- Which of these somebody else has locked just now. Those that are free are locked by us until the end of this statement.
 WITH free AS MATERIALIZED (

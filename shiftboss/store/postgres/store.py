@@ -154,6 +154,13 @@ class PostgresStore:
         found = self._link.rows("cancel_requests", {"worker_id": worker_id}, pinned=True)
         return [Lease(task_id, fence) for task_id, fence in found]
 
+    def fold_ledgers(self, worker_id: str, names: Sequence[str]) -> None:
+        # `/0` is nobody else's: the leader of this worker counts under its id.
+        given = {"into": f"{worker_id}/0", "names": text_array(names)}
+        with self._link.transaction(pinned=True) as connection:
+            for query in ("fold_departures_of", "fold_counters_of"):
+                run(connection, query, given)
+
     def set_sleeping(self, worker_id: str, sleeping: bool) -> None:
         self._link.changed("set_sleeping", {"worker_id": worker_id, "sleeping": sleeping}, pinned=True)
 

@@ -28,7 +28,7 @@ from shiftboss.store.base import (
     TaskFilter,
 )
 from shiftboss.store.sqlite import files, leader, migrate, operators
-from shiftboss.store.sqlite.bells import Doorbell, ring
+from shiftboss.store.sqlite.bells import Doorbell, folder_of, ring_in
 from shiftboss.store.sqlite.database import LOCK_WAIT_S, Database
 from shiftboss.store.sqlite.enqueue import enqueue, row_of
 from shiftboss.store.sqlite.exchange import exchange
@@ -78,6 +78,7 @@ class SqliteStore:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._bells = folder_of(database.path)
 
     @property
     def path(self) -> Path:
@@ -116,7 +117,7 @@ class SqliteStore:
         else:
             with self._database.write() as connection:
                 done = enqueue(connection, tasks, self.now())
-        ring(self.path)
+        ring_in(self._bells)
         return done
 
     def get(self, task_id: str) -> TaskView | None:
@@ -152,6 +153,9 @@ class SqliteStore:
 
     def cancel_requests(self, worker_id: str) -> list[Lease]:
         return [Lease(task_id, fence) for task_id, fence in self._rows("cancel_requests", worker_id=worker_id)]
+
+    def fold_ledgers(self, worker_id: str, names: Sequence[str]) -> None:
+        """Nothing to do: exchanges go one after the other, and a row has one version. All count under the worker's id."""
 
     def set_sleeping(self, worker_id: str, sleeping: bool) -> None:
         """Nothing to write: a ring costs less than saying that one sleeps, so producers always ring (see `bells`)."""
@@ -273,7 +277,7 @@ class SqliteStore:
         with self._database.write() as connection:
             moved = operators.retry(connection, which, self.now())
         if moved:
-            ring(self.path)
+            ring_in(self._bells)
         return moved
 
     def delete(self, which: TaskFilter) -> int:
@@ -290,7 +294,7 @@ class SqliteStore:
         with self._database.write() as connection:
             operators.set_queue(connection, name, paused, concurrency, weight)
         if paused is False:
-            ring(self.path)
+            ring_in(self._bells)
 
     # ---- one statement
 
