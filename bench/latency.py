@@ -11,9 +11,9 @@ import msgspec
 import psycopg
 
 from bench.handlers import clock
-from bench.producer import producing
+from bench.producer import Produced, check_runs, produced, producing
 from bench.service import Service, wait_until
-from bench.stats import Latency, Spread, latency, ratio
+from bench.stats import Latency, Spread, latency, ratio, spread
 from bench.target import POSTGRES, NewTarget, PostgresTarget
 from shiftboss import Client
 
@@ -24,10 +24,12 @@ _LEAD_S: Final = 1.0  # the producer's boot, and a while of load before the firs
 
 
 class Wakeup(msgspec.Struct, frozen=True, kw_only=True):
-    """One pace, over all runs. `start` is the whole way to the handler, `commit` the part that the enqueueing call takes."""
+    """One pace, over all runs. `start` is the whole way to the handler, `commit` the part that the enqueueing call takes.
+    `load_per_second` is the load that was wanted, `loaded_per_second` the one that there was, `None` where there was none."""
 
     every_ms: float
     load_per_second: float
+    loaded_per_second: Spread | None = None
     start: Latency
     commit: Latency
 
@@ -51,6 +53,7 @@ class Sent(msgspec.Struct, frozen=True):
 
     start_s: list[float]
     commit_s: list[float]
+    load: Produced | None = None
 
 
 def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: float, runs: int) -> Latencies:
@@ -95,22 +98,29 @@ def _of(bare: Sequence[Sequence[float]], ours: Sequence[Latency], figure: Callab
 
 
 def _wakeup(every_s: float, load_per_second: float, runs: Sequence[Sent]) -> Wakeup:
+    loads = [run.load.per_second for run in runs if run.load]
     return Wakeup(
         every_ms=every_s * 1e3,
         load_per_second=load_per_second,
+        loaded_per_second=spread(loads) if loads else None,
         start=latency([one_s for run in runs for one_s in run.start_s]),
         commit=latency([one_s for run in runs for one_s in run.commit_s]),
     )
 
 
 def _loaded(client: Client, url: str, every_s: float, count: int, load_per_second: float) -> Sent:
-    """A pace while another process enqueues no-op tasks."""
+    """A pace while another process enqueues no-op tasks.
+
+    Raises:
+        AssertionError: it did not enqueue as many as it should have.
+    """
     with producing(url, load_per_second, 2 * _LEAD_S + count * every_s) as producer:
         wait_until(time.monotonic() + 2 * _LEAD_S)
         sent = pace(client, every_s, count)
-        if producer.poll():
-            raise AssertionError(f"the producer of the load ended with {producer.returncode}")
-    return sent
+        check_runs(producer)
+        load = produced(producer, _PATIENCE_S)
+    load.check(load_per_second)
+    return msgspec.structs.replace(sent, load=load)
 
 
 def pace(client: Client, every_s: float, count: int) -> Sent:

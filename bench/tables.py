@@ -8,6 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
+from bench.latency import Wakeup
 from bench.load import Drain
 from bench.peers.compare import Peer
 from bench.report import Figures, Report
@@ -144,8 +145,7 @@ def _latency_table(databases: Mapping[str, Figures]) -> Table:
         if figures.latency is None:
             continue
         for one in figures.latency.wakeups:
-            load = f" under {one.load_per_second:,.0f} a second" if one.load_per_second else ""
-            pace = f"{database}, one every {one.every_ms:g} ms{load}"
+            pace = f"{database}, one every {one.every_ms:g} ms{_load(one)}"
             table.add_row(f"{pace}: enqueue to start", *_milliseconds(one.start))
             table.add_row(f"{pace}: of which the enqueue call", *_milliseconds(one.commit))
         if figures.latency.bare is not None:
@@ -159,6 +159,13 @@ def _latency_table(databases: Mapping[str, Figures]) -> Table:
             ratios = (fine(figures.latency.p50_of_bare_taking), fine(figures.latency.p99_of_bare_taking))
             table.add_row(f"{database}, the fastest pace by that", *ratios)
     return table
+
+
+def _load(one: Wakeup) -> str:
+    """What there was of what was wanted; in a result from before that was measured, what was wanted."""
+    if one.loaded_per_second is None:
+        return f" under {one.load_per_second:,.0f} a second" if one.load_per_second else ""
+    return f" under {whole(one.loaded_per_second)} a second of {one.load_per_second:,.0f}"
 
 
 def _milliseconds(one: Latency) -> tuple[str, ...]:

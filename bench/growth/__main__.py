@@ -145,7 +145,8 @@ def lasting_table(database: str, one: Lasting) -> Table:
         "PSS MiB",
         "files",
     )
-    title = f"{database}: {one.rate:,.0f} tasks a second for {one.samples[-1].at_s / 60:.1f} minutes"
+    sent = "" if one.sent_per_second is None else f" ({one.sent_per_second:,.0f} sent)"
+    title = f"{database}: {one.rate:,.0f} tasks a second{sent} for {one.samples[-1].at_s / 60:.1f} minutes"
     table = new_table(title + (", then broken off" if one.sent is None else ""), *columns)
     shown = sorted({0, len(one.samples) // 2, len(one.samples) - 1})
     for sample in (one.samples[place] for place in shown):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +15,7 @@ from bench import proc
 from bench.growth.fill import Filler
 from bench.latency import pace
 from bench.load import Load, run_fresh
-from bench.producer import producing
+from bench.producer import Produced, check_runs, produced, producing
 from bench.service import Service, wait_until
 from bench.stats import Latency, latency, of_buckets, percentile, slope
 from bench.target import NewTarget, Target
@@ -64,11 +63,12 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 class Lasting(msgspec.Struct, frozen=True, kw_only=True):
     """`pinned_from_s`: since when a snapshot was held. The growths are per minute, over the second half. What only the end
-    tells, how many were sent and how late the latest batch was, is `None` in a run that was broken off."""
+    tells, how many were sent in all and a second and how late the latest batch was, is `None` in a run that was broken off."""
 
     rate: float
     sent: int | None
     latest_producer_s: float | None
+    sent_per_second: float | None = None
     samples: tuple[Sample, ...]
     pinned_from_s: float | None
     pss_kib_per_minute: float
@@ -102,25 +102,24 @@ def measure(
             wait_until(time.monotonic() + _LEAD_S)
             for sample in _sampled(target, service, minutes * 60, pinned_minutes * 60, stretch_s):
                 samples.append(sample)
-                keep(lasting(rate, None, None, samples, pinned_from_s))
-                _check(producer)
-            said = json.loads(producer.communicate(timeout=_PATIENCE_S)[0])
+                keep(lasting(rate, None, samples, pinned_from_s))
+                check_runs(producer)
+            load = produced(producer, _PATIENCE_S)
             probes = sum(one.start.count for one in samples)
-            _wait_until_done(target, said["sent"] + probes)
+            _wait_until_done(target, load.sent + probes)
     finally:
         target.close()
-    keep(lasting(rate, said["sent"], said["latest_s"], samples, pinned_from_s))
+    keep(lasting(rate, load, samples, pinned_from_s))
 
 
-def lasting(
-    rate: float, sent: int | None, latest_s: float | None, samples: Sequence[Sample], pinned_from_s: float | None
-) -> Lasting:
+def lasting(rate: float, load: Produced | None, samples: Sequence[Sample], pinned_from_s: float | None) -> Lasting:
     """With its growths. Pure."""
     late = samples[len(samples) // 2 :]
     return Lasting(
         rate=rate,
-        sent=sent,
-        latest_producer_s=latest_s,
+        sent=load and load.sent,
+        latest_producer_s=load and load.latest_s,
+        sent_per_second=load and load.per_second,
         samples=tuple(samples),
         pinned_from_s=pinned_from_s,
         pss_kib_per_minute=60 * slope([(one.at_s, one.pss_kib) for one in late]),
@@ -193,11 +192,6 @@ def _sample(client: Client, asker: Filler, service: Service, began_s: float, str
 def _claims(asker: Filler) -> Counter[str]:
     """How many claims took how long since the service began: its own counters, which are stored once a second."""
     return Counter({json.loads(labels)["le"]: int(count) for labels, count in asker.rows("claims")})
-
-
-def _check(producer: subprocess.Popen[str]) -> None:
-    if producer.poll():
-        raise AssertionError(f"the producer of the load ended with {producer.returncode}")
 
 
 def _wait_until_done(target: Target, tasks: int) -> None:

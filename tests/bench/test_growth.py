@@ -17,6 +17,7 @@ from bench.growth.fill import Filler
 from bench.growth.lasting import Lasting, Sample, by, lasting, measure, part
 from bench.growth.scenes import Scene, by_kind
 from bench.load import Drain
+from bench.producer import Produced
 from bench.stats import latency, spread
 from bench.target import TARGETS, Target, store_of
 from bench.tuning import bare_inserts, chosen
@@ -26,6 +27,7 @@ from shiftboss.store.postgres.sqltext import named_queries
 from tests.pg_cluster import PostgresMissing
 
 ROWS = 500
+SENT = Produced(sent=100, seconds=12.5, latest_s=0.0)
 
 
 def sample(
@@ -66,16 +68,18 @@ def drained() -> Drain:
 def test_growth_is_that_of_the_second_half_so_a_start_is_no_leak() -> None:
     warm_up = [sample(0, 1_000), sample(60, 50_000), sample(120, 90_000)]
     steady = [sample(180, 90_100, 7), sample(240, 90_200, 9), sample(300, 90_300, 11), sample(360, 90_400, 13)]
-    one = lasting(10.0, 100, 0.0, warm_up + steady, None)
+    one = lasting(10.0, SENT, warm_up + steady, None)
     assert one.pss_kib_per_minute == pytest.approx(100.0)
     assert one.pending_per_minute == pytest.approx(2.0)
+    assert (one.sent, one.sent_per_second) == (100, 8.0)
+    assert "10 tasks a second (8 sent)" in str(program.lasting_table("postgres", one).title)
 
 
 def test_samples_while_a_snapshot_was_held_are_kept_apart() -> None:
     samples = (sample(60, 1), sample(120, 1), sample(180, 1))
-    one = lasting(10.0, 100, 0.0, samples, 120.0)
+    one = lasting(10.0, SENT, samples, 120.0)
     assert ([s.at_s for s in one.between(pinned=False)], [s.at_s for s in one.between(pinned=True)]) == ([60, 120], [180])
-    free: Lasting = lasting(10.0, 100, 0.0, samples, None)
+    free: Lasting = lasting(10.0, SENT, samples, None)
     assert (len(free.between(pinned=False)), free.between(pinned=True)) == (3, [])
 
 
@@ -90,7 +94,7 @@ def test_a_held_snapshot_is_seen_beside_the_time_before_it() -> None:
     assert ratios[1:3] == (3.0, 2.25)
     assert ratios[4] == pytest.approx((second.claim_p99_ms or 0) / (first.claim_p99_ms or 1))
     assert by(second, part([sample(60)]))[3:] == (None, None)  # of a result from before claims were counted
-    one = lasting(10.0, None, None, before + held, 120.0)
+    one = lasting(10.0, None, before + held, 120.0)
     load, parts = program.tables(
         program.GrowthReport(
             started_at=datetime.now(UTC), machine={}, options={}, databases={"postgres": program.Grown(lasting=one)}
