@@ -28,10 +28,15 @@ _MAX_NAME_CHARS: Final = 60
 
 def ring(path: str | Path) -> int:
     """Wake every claimer that listens beside the database at `path`; never waits, never raises. How many were told."""
-    if not os.access(_folder(path), os.F_OK):  # an answer, where `open` would raise: a fifth of the price
+    return ring_in(folder_of(path))
+
+
+def ring_in(bells: str) -> int:
+    """`ring` for who knows the folder already."""
+    if not os.access(bells, os.F_OK):  # an answer, where `open` would raise: a fifth of the price
         return 0  # nobody has ever listened here
     try:
-        folder = os.open(_folder(path), _FOLDER_FLAGS)
+        folder = os.open(bells, _FOLDER_FLAGS)
     except OSError:
         return 0
     try:
@@ -44,7 +49,8 @@ def ring(path: str | Path) -> int:
 
 
 @lru_cache(maxsize=64)  # on the way of every enqueue
-def _folder(path: str | Path) -> str:
+def folder_of(path: str | Path) -> str:
+    """Where those listen who work on the database at `path`."""
     return str(beside(Path(path), ".bells"))
 
 
@@ -70,7 +76,7 @@ class Doorbell:
 
     def __init__(self, path: Path, worker_id: str) -> None:
         """Raises `StoreUnavailable` when the socket cannot be made beside the database."""
-        folder = beside(path, ".bells")
+        folder = Path(folder_of(path))
         # The worker's name helps whoever looks into the folder; the random part makes it ours alone.
         name = f"{re.sub(r'[^A-Za-z0-9_-]', '-', worker_id)[:_MAX_NAME_CHARS]}.{os.urandom(6).hex()}"
         self._path = folder / name
