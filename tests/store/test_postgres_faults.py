@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from threading import Thread
@@ -17,7 +18,7 @@ from shiftboss.model import Outcome, TaskState, Verdict
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
 from shiftboss.store.postgres import exchange, link
 from shiftboss.store.postgres.dsn import parse_dsn
-from shiftboss.store.postgres.errors import is_unavailable
+from shiftboss.store.postgres.errors import is_unavailable, one_line
 from shiftboss.store.postgres.listen import PostgresListener
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.conftest import as_owner
@@ -53,6 +54,65 @@ def terminate(dsn: str) -> None:
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
+
+
+# ---- no connection
+
+
+@pytest.fixture
+def refusing() -> Iterator[list[int]]:
+    """Ports of loopback that somebody has and nobody listens at."""
+    with socket.socket() as one, socket.socket() as other:
+        for taken in (one, other):
+            taken.bind(("127.0.0.1", 0))
+        yield [taken.getsockname()[1] for taken in (one, other)]
+
+
+HINT = "Is the server running on that host and accepting TCP/IP connections?"
+
+
+def refusal(*ports: int) -> str:
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    with pytest.raises(StoreUnavailable) as refused:
+        open_postgres(f"postgresql://app@{hosts}/shop").lanes(None)
+    return str(refused.value)
+
+
+def test_a_refused_connection_is_told_in_one_line(refusing: list[int]) -> None:
+    port = refusing[0]
+    told = refusal(port)
+    assert told == (
+        "PostgreSQL at 127.0.0.1/shop cannot be used now: connection failed: "
+        f'connection to server at "127.0.0.1", port {port} failed: Connection refused; {HINT}'
+    )
+
+
+def test_every_address_that_was_tried_is_told_in_that_line(refusing: list[int]) -> None:
+    told = refusal(*refusing)
+    assert not any(ord(char) < ord(" ") for char in told)
+    assert told.count(HINT) == 1
+    assert "All failures were: host: '127.0.0.1'" in told
+    for port in refusing:
+        assert f"; host: '127.0.0.1', port: '{port}'" in told or f": host: '127.0.0.1', port: '{port}'" in told
+        assert f"port {port} failed: Connection refused" in told
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("", ""),
+        ("  the connection is closed\n", "the connection is closed"),
+        (
+            "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n"
+            "\tbefore or while processing the request.\n",
+            "server closed the connection unexpectedly; This probably means the server terminated abnormally before or while "
+            "processing the request.",
+        ),
+        ("one address\n\n  Is it?\nanother\r\n  Is it?", "one address; Is it?; another"),
+    ],
+)
+def test_what_libpq_says_in_lines_becomes_clauses(said: str, line: str) -> None:
+    assert one_line(said) == line
 
 
 # ---- lost connections
@@ -347,8 +407,9 @@ def test_as_it_is_a_half_open_connection_is_noticed_within_fifteen_seconds(pg_ds
 def test_a_terminated_listen_connection_is_noticed_at_once(store: PostgresStore, pg_database: str) -> None:
     listener = store.listener("w1")
     terminate(pg_database)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable, match="LISTEN connection is gone") as gone:
         listener.wait(30.0)
+    assert "\n" not in str(gone.value)
     listener.close()
 
 

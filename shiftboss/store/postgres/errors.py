@@ -39,9 +39,19 @@ def is_data_error(error: BaseException) -> bool:
     return data and not is_unavailable(error)  # type: ignore[arg-type]
 
 
+def one_line(text: str) -> str:
+    """What libpq says over several lines, as a clause each; a line that it says of every address stands there once."""
+    said = ""
+    for line in dict.fromkeys(text.splitlines()):
+        clause = " ".join(line.split()).removeprefix("- ")
+        goes_on = said.endswith(":") or (line[:1].isspace() and clause[:1].islower())
+        said += f"{' ' if goes_on else '; '}{clause}" if said and clause else clause
+    return said
+
+
 def translated(error: psycopg.Error, where: str) -> StoreError:
     """The error to raise instead; `where` names the server without its password."""
-    text = (error.diag.message_primary or str(error) or type(error).__name__).strip()
+    text = one_line(error.diag.message_primary or str(error)) or type(error).__name__
     if error.sqlstate in _READ_ONLY:
         return StoreUnavailable(
             f"PostgreSQL at {where} is read-only (a standby, or a failover is under way): {text}. "

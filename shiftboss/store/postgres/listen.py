@@ -13,7 +13,7 @@ import psycopg
 
 from shiftboss.errors import StoreUnavailable
 from shiftboss.store.postgres.dsn import Address
-from shiftboss.store.postgres.errors import translated
+from shiftboss.store.postgres.errors import one_line, translated
 from shiftboss.store.postgres.link import connect, is_pooled, watch_client
 
 _PROBE_EVERY_S: Final = 10.0
@@ -59,7 +59,8 @@ class PostgresListener:
                 return self._wait(deadline_s)
             except psycopg.Error as error:
                 self._connection.close()
-                raise StoreUnavailable(f"PostgreSQL at {self._where}: the LISTEN connection is gone: {error}") from error
+                gone = f"PostgreSQL at {self._where}: the LISTEN connection is gone: {one_line(str(error))}"
+                raise StoreUnavailable(gone) from error
 
     def close(self) -> None:
         """End a `wait` under way, from any thread, and free the connection; returns when both are done."""
