@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -23,13 +22,22 @@ class _Stores:
 
     def __init__(self, limit: int) -> None:
         self.pid = os.getpid()
-        self.lock = threading.Lock()
         # One for each store that may be in use. Written in C: a semaphore is Python, and on the way of every enqueue.
         self.permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(limit):
             self.permits.put(None)
+        # Whoever takes a store out of the list owns it: `pop` and `append` are one step each, so there is no lock round them.
         self.idle: list[Store] = []
         self.closed = False
+
+    def close_idle(self) -> None:
+        """Close what nobody uses, each once, even where two threads do so at a time."""
+        while True:
+            try:
+                store = self.idle.pop()
+            except IndexError:
+                return
+            store.close()
 
 
 class StorePool:
@@ -50,61 +58,52 @@ class StorePool:
 
     def borrow(self) -> tuple[_Stores, Store]:
         """A store, until `give_back` is called with what this returned; see `use`."""
-        stores = self._of_this_process()
+        stores = self._stores if self._stores.pid == os.getpid() else self._of_this_process()
         try:
-            stores.permits.get(timeout=_WAIT_S)
+            stores.permits.get(True, _WAIT_S)
         except Empty:
             raise StoreUnavailable(
                 f"all {self._limit} connections of this client were in use for {_WAIT_S:g} s; raise max_connections or look for "
                 "what holds them"
             ) from None
         try:
-            return stores, self._take(stores)
-        except BaseException:
-            stores.permits.put(None)
-            raise
+            return stores, stores.idle.pop()
+        except IndexError:
+            return stores, self._open(stores)
 
     def give_back(self, stores: _Stores, store: Store) -> None:
         """The end of what `borrow` began."""
         try:
-            self._keep(stores, store)
+            if stores.pid == os.getpid():
+                stores.idle.append(store)
+                if stores.closed:  # looked at after the append, as `close` empties the list after its mark: one of us finds it
+                    stores.close_idle()
+            else:
+                _inherited.append(store)
         finally:
             stores.permits.put(None)
 
     def close(self) -> None:
         """Close what is idle now, and the others when they come back."""
         stores = self._of_this_process()
-        with stores.lock:
-            stores.closed = True
-            idle, stores.idle = stores.idle, []
-        for store in idle:
-            store.close()
+        stores.closed = True
+        stores.close_idle()
 
     def _of_this_process(self) -> _Stores:
         stores = self._stores
         if stores.pid != os.getpid():
-            # No lock: another thread may have held it when the process was forked.
             _inherited.extend(stores.idle)
             self._stores = stores = _Stores(self._limit)
         return stores
 
-    def _take(self, stores: _Stores) -> Store:
-        with stores.lock:
+    def _open(self, stores: _Stores) -> Store:
+        try:
             if stores.closed:
                 raise ShiftbossError("this client is closed; make a new one")
-            if stores.idle:
-                return stores.idle.pop()
-        return self._open_one()
-
-    def _keep(self, stores: _Stores, store: Store) -> None:
-        with stores.lock:
-            if not stores.closed and stores.pid == os.getpid():
-                stores.idle.append(store)
-                return
-        if stores.pid == os.getpid():
-            store.close()
-        else:
-            _inherited.append(store)
+            return self._open_one()
+        except BaseException:
+            stores.permits.put(None)
+            raise
 
 
 class _Use:
