@@ -117,9 +117,9 @@ def lasting(rate: float, load: Produced | None, samples: Sequence[Sample], pinne
     late = samples[len(samples) // 2 :]
     return Lasting(
         rate=rate,
-        sent=load and load.sent,
-        latest_producer_s=load and load.latest_s,
-        sent_per_second=load and load.per_second,
+        sent=load.sent if load else None,
+        latest_producer_s=load.latest_s if load else None,
+        sent_per_second=load.per_second if load else None,
         samples=tuple(samples),
         pinned_from_s=pinned_from_s,
         pss_kib_per_minute=60 * slope([(one.at_s, one.pss_kib) for one in late]),
