@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, ParamSpec, TypeVar
 
 import msgspec
 
@@ -33,16 +33,8 @@ class BoundTask(Generic[P, R]):
     """A task with options: what `using()` returns. Immutable, so it can be kept and shared."""
 
     def __init__(self, task: Task[..., R], options: Options) -> None:
-        self._task = task
-        self._options = options
-
-    @property
-    def task(self) -> Task[..., R]:
-        return self._task
-
-    @property
-    def options(self) -> Options:
-        return self._options
+        self.task: Final = task
+        self.options: Final = options
 
     def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Store one task with these arguments in the default client's database; see `Client.enqueue`."""
@@ -63,7 +55,7 @@ class BoundTask(Generic[P, R]):
             ArgumentsError: they do not fit the handler.
             OptionError: a transaction is bound; give it to `enqueue_many(tx=…)`.
         """
-        if self._options.tx is not None:
+        if self.options.tx is not None:
             raise OptionError("prepare() stores nothing, so using(tx=…) has no effect on it; give tx to enqueue_many")
         return Prepared(self.new_task(args, kwargs, sys.maxsize), self.task)
 
@@ -94,7 +86,7 @@ class BoundTask(Generic[P, R]):
         Raises:
             OptionError: a value is impossible; names the option.
         """
-        options = self._options.using(
+        options = self.options.using(
             queue=queue, priority=priority, delay=delay, run_at=run_at, unique=unique, max_attempts=max_attempts,
             timeout=timeout, tags=tags, meta=meta, tx=tx,
         )  # fmt: skip
@@ -102,4 +94,4 @@ class BoundTask(Generic[P, R]):
 
     def new_task(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], max_args_bytes: int) -> NewTask:
         """The row to be stored. Raises `ArgumentsError` when the arguments do not fit."""
-        return self._options.new_task(self.task.type, self.task.codecs()[0].encode(args, kwargs, max_args_bytes))
+        return self.options.new_task(self.task.type, self.task.codecs()[0].encode(args, kwargs, max_args_bytes))

@@ -50,8 +50,16 @@ class WriteLock:
 
     def take(self) -> None:
         """Wait for the lock; `leave` has to follow. Raises as `held` does, and then there is nothing to leave."""
+        is_next = False
         try:
-            self._take(self._open())
+            fd = self._open() if self._fd is None else self._fd
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _BE_NEXT)
+                is_next = True
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LET_NEXT)
+            except BlockingIOError:
+                self._wait(_Waiter(fd, is_next))
         except BaseException:
             self.close()  # the descriptor takes along what it has got so far, or others would wait for us
             raise
@@ -68,24 +76,13 @@ class WriteLock:
             os.close(fd)
 
     def _open(self) -> int:
-        if self._fd is None:
-            try:
-                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _PRIVATE)
-            except OSError as error:
-                raise StoreUnavailable(
-                    f"cannot open the lock file {self._path}: {error.strerror}; this user must be able to write there."
-                ) from error
-        return self._fd
-
-    def _take(self, fd: int) -> None:
-        is_next = False
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _BE_NEXT)
-            is_next = True
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LET_NEXT)
-        except BlockingIOError:
-            self._wait(_Waiter(fd, is_next))
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _PRIVATE)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"cannot open the lock file {self._path}: {error.strerror}; this user must be able to write there."
+            ) from error
+        return self._fd
 
     def _wait(self, waiter: _Waiter) -> None:
         taken = False
