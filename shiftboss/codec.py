@@ -21,6 +21,7 @@ from shiftboss.roundtrip import Flaw, equal, first_difference, first_unstorable,
 
 DEFAULT_MAX_ARGS_BYTES: Final = 1_048_576
 
+_NOTHING: Final = msgspec.Raw(b"{}")
 _MAX_PATH_CHARS: Final = 300
 _encode: Final = msgspec.json.Encoder().encode
 _AT: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>.*)`$", re.DOTALL)
@@ -74,6 +75,8 @@ class ArgumentsCodec:
         Raises:
             ArgumentsError: they do not fit the annotations, or cannot be stored; names the task type and the argument.
         """
+        if not (args or kwargs or self._parameters):
+            return _NOTHING  # neither given nor taken: nothing to check
         bound = self._bind(args, kwargs)
         try:
             raw = _encode(bound)

@@ -273,6 +273,24 @@ def test_stored_by_name_and_only_what_was_given() -> None:
     assert it.arguments(b'{"user_id":1}') == {"user_id": 1}
 
 
+def test_a_handler_without_parameters_takes_no_arguments() -> None:
+    def nightly() -> str:
+        return "done"
+
+    it = codec(nightly)
+    assert bytes(it.encode((), {})) == b"{}"
+    assert it.call(nightly, (), it.encode((), {})) == "done"
+    with pytest.raises(ArgumentsError, match="too many positional arguments"):
+        it.encode((1,), {})
+    with pytest.raises(ArgumentsError, match="unexpected keyword argument 'lang'"):
+        it.encode((), {"lang": "no"})
+
+
+def test_a_handler_that_needs_an_argument_is_not_enqueued_without() -> None:
+    with pytest.raises(ArgumentsError, match="missing a required argument: 'value'"):
+        codec_of(int).encode((), {})
+
+
 def test_a_left_out_argument_takes_the_default_of_the_code_that_runs() -> None:
     def old(a: int = 1, b: int = 2) -> None: ...
     def new(a: int = 10, b: int = 20) -> tuple[int, int]:
