@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final
 
 from shiftboss.actors.carrier import Carrier, Flight
@@ -21,6 +21,7 @@ from shiftboss.actors.doorbell import Doorbell
 from shiftboss.actors.endings import log_ending
 from shiftboss.actors.halt import Halt
 from shiftboss.actors.lanebook import FIRST_POLL_S, LaneBook
+from shiftboss.actors.lookout import Lookout
 from shiftboss.actors.messages import (
     Died,
     Finished,
@@ -29,6 +30,7 @@ from shiftboss.actors.messages import (
     Landed,
     LinkDown,
     Linked,
+    Looked,
     ProgressMade,
     Returned,
     Tick,
@@ -36,11 +38,11 @@ from shiftboss.actors.messages import (
 )
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.outbox import Outbox, Parcel, Waiting
-from shiftboss.actors.pace import Pace
 from shiftboss.actors.peers import Peer, share_out
 from shiftboss.actors.planning import LARGE, Manner, Typical, lane_asks, round_manner
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.roster import Roster
+from shiftboss.actors.scout import Scout
 from shiftboss.actors.sweeps import Sweeps
 from shiftboss.actors.timer import Timer
 from shiftboss.actors.watching import Watcher
@@ -49,7 +51,7 @@ from shiftboss.control import Drain, PeerRetiring, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
 from shiftboss.model import Claim, Ended
-from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Store
+from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Lane, Owned, Store
 from shiftboss.store.open import open_store
 
 log = logging.getLogger("shiftboss.claimer")
@@ -62,7 +64,6 @@ AWAKE_AFTER_ROUNDS: Final = 20  # full claims in a row after which ringing is a 
 LINGER_S: Final = 0.004  # outcomes gather this long while the executors still have work
 LATER_S: Final = 0.5  # what others have locked is asked about again after this
 FOLD_S: Final = 1.0
-AGAIN_S: Final = 0.02  # a sweep that found every connection in use
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
 
 
@@ -86,10 +87,10 @@ class Claimer(ProcessActor):
         self._claim_times = ClaimTimes()
         self._typical = Typical()
         self._worker_id = ""
-        self._paces = defaultdict[str, Pace](Pace)  # of the sweeps
         self._is_ready = False
         self._owes_sweep = False  # one was left out because an executor had not yet said what it holds
         self._round_is_next = False  # its tick is in our mailbox
+        self._doubtful: list[str] = []  # ids of what seems to be ours and nobody holds
         self._landing = False  # no round starts before those under way have landed
         self._leaving = False
         self._sleeping = False
@@ -100,6 +101,7 @@ class Claimer(ProcessActor):
         others = [self._open_store() for _ in range(1, store.exchanges_at_once)]
         self._carrier = Carrier([store, *others], self.actor_ref.tell)
         self._sweeps = Sweeps(self._roster, self._outbox, self._watcher, self._board)
+        self._lookout = Lookout(self._carrier, Scout(self._open_store, self.actor_ref.tell), self._timer, self._outage)
         Doorbell.start(store.listener, self.actor_ref, self._board)
         self._soon()
         self._timer.after("reconcile", self.settings.heartbeat_interval_s)
@@ -135,8 +137,8 @@ class Claimer(ProcessActor):
         match message:
             case FromPeer():
                 self._from_peer(message)
-            case Landed():
-                self._landed(self._carrier.landed(message))
+            case Landed() | Looked():
+                self._comes_back(message)
             case Wake():
                 self._look_for_tasks(rung=True)
             case Tick(name=name):
@@ -157,6 +159,15 @@ class Claimer(ProcessActor):
                 self._look_for_tasks(rung=True)
             case _:
                 raise TypeError(f"the claimer does not know {message!r}")
+
+    def _comes_back(self, message: Landed | Looked) -> None:
+        if isinstance(message, Landed):
+            self._landed(self._carrier.landed(message))
+            return
+        self._lookout.back()
+        self._after_look()
+        if not self._lanes.dear:
+            self._lookout.rest()
 
     def _comes_or_goes(self, message: Linked | LinkDown | Died) -> None:
         match message:
@@ -189,45 +200,45 @@ class Claimer(ProcessActor):
                 self._begin_sweep(name)
 
     def _begin_sweep(self, name: str) -> None:
+        worker_id = self._worker_id
         match name:
             case "reconcile":
-                self._timer.after("reconcile", self.settings.heartbeat_interval_s)
-                if self._carrier.busy:
-                    self._landing = True  # and then it is done
-                else:
-                    self._sweep(name, self._reconcile)
+                self._timer.after(name, self.settings.heartbeat_interval_s)
+                self._look_for_strays(worker_id)
             case "cancels":
-                self._timer.after("cancels", CANCEL_POLL_S)
-                self._sweep(name, lambda store: self._sweeps.look_for_cancels(store, self._worker_id))
+                self._timer.after(name, CANCEL_POLL_S)
+                if worker_id and any(peer.holdings for peer in self._roster):
+                    self._lookout.look(name, lambda store: store.cancel_requests(worker_id), self._sweeps.cancel)
             case "unknown":
-                self._timer.after("unknown", UNKNOWN_EVERY_S)
-                self._sweep(name, self._sweeps.tell_unknown_types)
+                self._timer.after(name, UNKNOWN_EVERY_S)
+                if types := self._sweeps.known_types():
+                    self._lookout.look(name, lambda store: store.unknown_types(types), self._sweeps.tell_unknown_types)
             case "fold":
-                self._sweep(name, lambda store: self._sweeps.fold(store, self._worker_id, self._carrier.ledgers))
+                ledgers = self._carrier.ledgers
+                names = ledgers.full_of(worker_id)
+                self._lookout.look(name, lambda store: store.fold_ledgers(worker_id, names), lambda _: ledgers.folded(names))
+        self._after_look()
 
-    def _reconcile(self, store: Store) -> None:
-        self._owes_sweep = not self._sweeps.reconcile(store, self._worker_id)
-
-    def _sweep(self, name: str, sweep: Callable[[Store], None]) -> None:
-        """Sweeps beside the rounds: left out while the database is away, which the rounds find out and wait for."""
-        if self._outage.lasting or not self._worker_id:
-            return
-        store = self._carrier.idle
-        if store is None:
-            self._timer.after(name, AGAIN_S)
-            return
-        began_s = time.monotonic()
-        try:
-            sweep(store)
-        except StoreUnavailable as error:
-            self._timer.after("round", self._outage.wait_s(error))
-        else:
-            now_s = time.monotonic()
-            self._paces[name].taken(now_s, now_s - began_s)
-            if self._paces[name].pause_s:
-                self._timer.later(name, self._paces[name].pause_s)
+    def _after_look(self) -> None:
         if self._outbox.has_outcomes:
             self._soon()
+
+    # ---- what nobody holds
+
+    def _look_for_strays(self, worker_id: str) -> None:
+        """What the database says is ours is compared with what is held here, now and when the answer comes."""
+        self._owes_sweep = self._roster.silent
+        if self._owes_sweep or not worker_id:
+            return
+        known = self._sweeps.known()
+        self._lookout.look("reconcile", lambda store: store.owned(worker_id), lambda owned: self._doubt(owned, known))
+
+    def _doubt(self, owned: Sequence[Owned], known: set[tuple[str, int]]) -> None:
+        """A round that was under way meanwhile may have claimed some of it: so the database is asked again, while none is."""
+        self._doubtful = [one.task_id for one in self._sweeps.unknown(owned, known)]
+        if self._doubtful:
+            self._landing = True
+            self._go_on_landed()
 
     def _from_peer(self, message: FromPeer) -> None:
         peer = self._roster.find(message.peer, message.incarnation)
@@ -410,15 +421,20 @@ class Claimer(ProcessActor):
             self._outage.over()
             self._plan_next(flight.request)
             self._soon()  # whatever asked for a round meanwhile was turned away, and asks only once
-        if self._landing and not self._carrier.busy:
+        if self._landing:
             self._go_on_landed()
 
     def _go_on_landed(self) -> None:
-        """Nothing is under way any more, as somebody wanted."""
+        """When nothing is under way any more, as somebody wanted."""
+        if self._carrier.busy:
+            return
         self._landing = False
         if self._leaving:
             self.leave()
-        self._sweep("reconcile", self._reconcile)
+        ids, self._doubtful, worker_id = self._doubtful, [], self._worker_id
+        if ids:
+            self._lookout.now(lambda store: store.owned(worker_id, ids), self._sweeps.give_back)
+            self._after_look()
 
     def _claim_ask(self, store: Store) -> ClaimAsk | None:
         if self._lanes.drained or not self._halt.may_claim or self._carrier.claiming:
@@ -430,13 +446,26 @@ class Claimer(ProcessActor):
         slots = sum(peer.slots for peer in usable)
         if not types or room <= 0 or (not free and not self._outbox and room < slots):
             return None  # a few tasks more would not be worth a transaction of their own
-        lanes = self._lanes.lanes(store)
+        lanes = self._lanes_now(store)
         held = Counter(holding.claim.queue for _peer, holding in self._roster.held()) if self._lanes.limited else {}
         asks = lane_asks(lanes, room, held, self._lanes.marks())
         if not asks:
             self._lanes.drained = True
             return None
         return ClaimAsk(lanes=asks, limit=room, running=free, types=types, merge=self._lanes.merge)
+
+    def _lanes_now(self, store: Store) -> list[Lane]:
+        if not (self._lanes.dear and self._carrier.flies):
+            return self._lanes.lanes(store)
+        if self._lanes.is_due():
+            queues = self.settings.only_queues or None
+            self._lookout.send("lanes", lambda scouted: scouted.lanes(queues), self._lanes_read)
+        return self._lanes.in_order()
+
+    def _lanes_read(self, lanes: list[Lane], seconds: float) -> None:
+        self._lanes.read(lanes, time.monotonic(), seconds)
+        self._lanes.drained = False
+        self._soon()
 
     def _typical_now(self) -> float | None:
         """The estimate, not less than what runs now has already taken: a long task shows before it ends."""

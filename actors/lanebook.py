@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -13,8 +14,9 @@ from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk, Lane, Store
 
 LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
-MARKS_FRESH_S: Final = 1.0  # lanes are read from their beginning this often: what was recovered stands there, and waits for it
+MARKS_FRESH_S: Final = 1.0  # lanes are claimed from their beginning this often: what was recovered stands there, and waits for it
 FIRST_POLL_S: Final = 0.01
+_ROUNDED_S: Final = 0.001  # times are microseconds in the database and floating-point numbers here
 
 
 class LaneBook:
@@ -35,6 +37,10 @@ class LaneBook:
         self._reading, self._looking = Pace(), Pace()
         self._marks: dict[tuple[str, int], float] = {}
         self._barren: set[tuple[str, int]] = set()
+        self._looked_s = -math.inf
+        self._looks = False  # the claim that is asked for begins where the lanes begin, as far as that is known
+        self._lowered = False  # and that is before what was a mark
+        self._before_idle = False
         self.drained = False
         self.poll_s = FIRST_POLL_S
         self.full_rounds = 0
@@ -56,29 +62,62 @@ class LaneBook:
         self._stale = True
         self._barren = set()
 
-    def lanes(self, store: Store) -> list[Lane]:
-        """The lanes in the order in which to drain them, from the database when what is known is old."""
-        now_s = time.monotonic()
-        if self._reading.due(now_s, 0.0 if self._stale else LANES_FRESH_S) or not self._lanes:
-            self._lanes, self._stale = store.lanes(self._only), False
-            self._reading.taken(now_s, time.monotonic() - now_s)
-            self._limited = frozenset(lane.queue for lane in self._lanes if lane.concurrency is not None)
+    @property
+    def dear(self) -> bool:
+        """Whether nobody should wait for the lanes to be read."""
+        return self._reading.dear
+
+    def is_due(self) -> bool:
+        """Whether the lanes should be read again."""
+        return not self._lanes or self._reading.due(time.monotonic(), 0.0 if self._stale else LANES_FRESH_S)
+
+    def read(self, lanes: list[Lane], now_s: float, took_s: float) -> None:
+        """The lanes were read, which took so long."""
+        self._lanes, self._stale = lanes, False
+        self._reading.taken(now_s, took_s)
+        self._limited = frozenset(lane.queue for lane in lanes if lane.concurrency is not None)
+
+    def in_order(self) -> list[Lane]:
+        """The lanes that are known, in the order in which to drain them."""
         fruitful = [lane for lane in self._lanes if (lane.queue, lane.priority) not in self._barren]
         return order_lanes(fruitful, self._strategy, self._rng)
 
+    def lanes(self, store: Store) -> list[Lane]:
+        """The lanes in the order in which to drain them, from the database when what is known is old."""
+        if self.is_due():
+            now_s = time.monotonic()
+            self.read(store.lanes(self._only), now_s, time.monotonic() - now_s)
+        return self.in_order()
+
     def marks(self) -> dict[tuple[str, int], float]:
         """Where each lane's live rows begin (`LaneAsk.since`), as far as that is known."""
-        if self._looking.due(time.monotonic(), MARKS_FRESH_S):
-            self._marks = {}
+        now_s = time.monotonic()
+        self._looks = self._looking.due(now_s) and (self._before_idle or now_s - self._looked_s > MARKS_FRESH_S)
+        if self._looks:
+            self._looked_s, self._before_idle = now_s, False
+            self._lower_marks()
         return self._marks
+
+    def _lower_marks(self) -> None:
+        """Something older may have come back, or was seen late."""
+        for lane in self._lanes:
+            key = lane.queue, lane.priority
+            if key in self._marks and lane.due_at < self._marks[key]:
+                self._lowered = True
+                if math.isfinite(lane.due_at):
+                    self._marks[key] = lane.due_at - _ROUNDED_S
+                else:
+                    del self._marks[key]
 
     def learn(self, ask: ClaimAsk, claims: Sequence[Claim], took_s: float) -> None:
         """What a claim's answer says about the lanes. `took_s`: how long the database needed for it."""
         now_s = time.monotonic()
-        if not any(lane.since is not None for lane in ask.lanes):
+        if self._lowered or not any(lane.since is not None for lane in ask.lanes):
+            self._lowered = False
             self._looking.taken(now_s, took_s)
-        elif len(claims) < ask.limit and self._looking.due(now_s):
-            self._marks, self.full_rounds = {}, 0  # something older may be there: look again from the beginning before going idle
+        elif len(claims) < ask.limit and not self._looks and self._looking.due(now_s):
+            self._before_idle = self._stale = True  # something older may be there: look for it before going idle
+            self.full_rounds = 0
             return
         self.drained = len(claims) < ask.limit and not self._step_down(ask, claims)
         self.full_rounds = 0 if self.drained else self.full_rounds + 1

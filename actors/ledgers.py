@@ -38,6 +38,11 @@ class Ledgers:
         self._open[lane] = name, rounds + 1
         return name
 
+    def full_of(self, worker_id: str) -> list[str]:
+        """Those of this worker. A dead one's are folded by the leader, so they are forgotten here."""
+        self.full = [name for name in self.full if name.startswith(f"{worker_id}/")]
+        return list(self.full)
+
     def folded(self, names: Sequence[str]) -> None:
         """These have been dealt with."""
         self.full = [name for name in self.full if name not in names]

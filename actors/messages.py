@@ -140,7 +140,13 @@ class Landed(Message, frozen=True):
     lane: int
 
 
+class Looked(Message, frozen=True):
+    """The scout is back from the look of that name."""
+
+    name: str
+
+
 ToExecutor: TypeAlias = Execute | Recall | CancelAttempt | Stopping | CancelAll
 ToClaimer: TypeAlias = Hello | Finished | Returned | ProgressMade
-Local: TypeAlias = FromPeer | LinkDown | Linked | Died | Wake | Tick | Landed
+Local: TypeAlias = FromPeer | LinkDown | Linked | Died | Wake | Tick | Landed | Looked
 Control: TypeAlias = Ping | Stop | Drain | Resume | Dump

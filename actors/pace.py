@@ -12,6 +12,7 @@ from typing import Final
 CHEAP_S: Final = 0.002  # what takes no longer may be done at any time
 PAUSE_BY_COST: Final = 20
 LONGEST_PAUSE_S: Final = 60.0
+DEAR_PAUSE_S: Final = 0.4  # looks that take 20 ms each time: whoever has better things to do has them taken by somebody else
 
 
 class Pace:
@@ -27,6 +28,11 @@ class Pace:
         cost_s = min(took_s, self._before_s)
         self._taken_s, self._before_s = now_s, took_s
         self.pause_s = min(PAUSE_BY_COST * cost_s, LONGEST_PAUSE_S) if cost_s > CHEAP_S else 0.0
+
+    @property
+    def dear(self) -> bool:
+        """Whether nobody should wait for the next look."""
+        return self.pause_s >= DEAR_PAUSE_S
 
     def due(self, now_s: float, at_least_s: float = 0.0) -> bool:
         """Whether the last look was long enough ago."""

@@ -15,6 +15,7 @@ Rules of every implementation:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import datetime
@@ -41,19 +42,23 @@ from shiftboss.model import (
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
-    """One (queue, priority) that has pending tasks, with its queue's settings. Paused queues have no lanes."""
+    """One (queue, priority) that has pending tasks, with its queue's settings. Paused queues have no lanes.
+
+    `due_at`: Unix seconds; what is due first in it was, or will be, due then. Minus infinity where that was not looked for.
+    """
 
     queue: str
     priority: int
     concurrency: int | None = None
     weight: int = 1
+    due_at: float = -math.inf
 
 
 class LaneAsk(msgspec.Struct, frozen=True, kw_only=True):
     """How much to claim from one lane. `since`: Unix seconds; rows due before it are not looked at (`None`: all are).
 
-    The claimer remembers where a lane's live range starts, so that dead rows before it cost nothing, and asks from the
-    beginning every few seconds.
+    The claimer remembers where a lane's live range starts, so that dead rows before it cost nothing. What comes to stand before
+    that is seen by whoever reads the lanes (`Lane.due_at`).
     """
 
     queue: str
@@ -266,8 +271,8 @@ class Store(Protocol):
 
     def exchange(self, request: Exchange) -> Exchanged: ...
 
-    def owned(self, worker_id: str) -> list[Owned]:
-        """All that the database says `worker_id` holds."""
+    def owned(self, worker_id: str, among: Sequence[str] | None = None) -> list[Owned]:
+        """All that the database says `worker_id` holds; `among`: only of these ids."""
         ...
 
     def cancel_requests(self, worker_id: str) -> list[Lease]:

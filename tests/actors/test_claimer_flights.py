@@ -24,12 +24,14 @@ from shiftboss import control
 from shiftboss.actors.board import Board
 from shiftboss.actors.carrier import Carrier
 from shiftboss.actors.claimer import Claimer
-from shiftboss.actors.messages import Finished, Landed, Tick
-from shiftboss.actors.outbox import Waiting
+from shiftboss.actors.lookout import Lookout
+from shiftboss.actors.messages import Finished, Landed, Looked, Tick
+from shiftboss.actors.outbox import Outbox, Waiting
+from shiftboss.actors.scout import Scout
 from shiftboss.actors.sweeps import Sweeps
 from shiftboss.config import Settings
 from shiftboss.model import Lease, TaskState, Verdict
-from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Owned, Store, TaskFilter
+from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Lane, Owned, TaskFilter
 
 SLOTS = 400
 SHARE = 150  # a large round
@@ -155,6 +157,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.strays: list[Owned] = []
         self.begun: queue.SimpleQueue[Exchange] = queue.SimpleQueue()
         self.let = threading.Event()
 
@@ -166,9 +169,12 @@ class Slow:
         claims = [] if request.claim is None else [claim_of() for _ in range(request.claim.limit)]
         return Exchanged(verdicts=[Verdict.APPLIED] * count, states=[TaskState.COMPLETED] * count, claims=claims)
 
-    def owned(self, _worker_id: str) -> list[Owned]:
-        self.asked.append("owned")
-        return []
+    def owned(self, _worker_id: str, among: list[str] | None = None) -> list[Owned]:
+        self.asked.append("owned" if among is None else f"owned among {among}")
+        return self.strays
+
+    def close(self) -> None:
+        self.asked.append("close")
 
     def fold_ledgers(self, worker_id: str, names: list[str]) -> None:
         self.asked.append(f"fold {worker_id} {names}")
@@ -189,6 +195,7 @@ def that_flies(store: Any) -> Claimer:
     claimer = Claimer(process)
     claimer._carrier = Carrier([store, store], claimer.actor_ref.tell)
     claimer._sweeps = Sweeps(claimer._roster, claimer._outbox, claimer._watcher, board)
+    claimer._lookout = Lookout(claimer._carrier, Scout(lambda: store, claimer.actor_ref.tell), claimer._timer, claimer._outage)
     claimer._worker_id = WORKER
     for _ in range(SHARE):
         claimer._outbox.end(Waiting(ended(claim_of())))
@@ -257,38 +264,63 @@ def test_who_asks_for_a_round_while_one_is_under_way_gets_it_when_it_has_landed(
     assert store.asked == ["exchange", "exchange"]
 
 
-def test_what_nobody_holds_is_looked_for_when_no_round_is_under_way() -> None:
-    """A round's claims are ours in the database before the claimer has heard of them."""
+def test_what_nobody_holds_is_given_back_when_no_round_is_under_way() -> None:
+    """A round's claims are ours in the database before the claimer has heard of them: so it is asked a second time."""
     store = Slow()
     claimer = in_flight(store)
+    stray = claim_of()
+    store.strays = [Owned(task_id=stray.task_id, fence=stray.fence, status=TaskState.RUNNING, cancel_requested=False)]
     claimer.receive(Tick("reconcile"))
     claimer._outbox.end(Waiting(ended(claim_of())))
     claimer._round()
-    assert not store.asked
+    assert store.asked == ["owned"]
+    assert (stray.task_id, stray.fence) not in claimer._outbox.leases()
     store.let.set()
-    while "owned" not in store.asked:
-        claimer.receive(claimer.actor_inbox.get(timeout=30).message)
-    assert store.asked == ["exchange", "owned"]
+    lands(claimer)
+    assert store.asked == ["owned", "exchange", f"owned among {[stray.task_id]}"]
+    assert (stray.task_id, stray.fence) in claimer._outbox.leases()
 
 
-def test_a_sweep_that_is_dear_each_time_is_made_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It walks over what has left the index and could not be removed, in the thread that has rounds to begin."""
+def test_what_has_ended_while_the_database_was_asked_is_not_taken_for_a_stray() -> None:
     store = Slow()
     claimer = that_flies(store)
-    pauses: list[float] = []
-    monkeypatch.setattr(claimer._timer, "later", lambda _name, delay_s: pauses.append(delay_s))
+    known = claimer._outbox.leases()
+    stray, fence = min(known)
+    claimer._outbox = Outbox()
+    claimer._doubt([Owned(task_id=stray, fence=fence, status=TaskState.RUNNING, cancel_requested=False)], known)
+    assert not store.asked
 
-    def slow(_store: Store) -> None:
-        threading.Event().wait(0.05)
 
+def test_while_lanes_are_dear_to_read_rounds_go_on_with_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Slow()
+    store.let.set()
+    claimer = that_flies(store)
+    old, new = Lane(queue="old", priority=0), Lane(queue="new", priority=0)
     for _ in range(2):
-        claimer._sweep("cancels", slow)
-    claimer._sweep("cancels", lambda _store: None)
-    (pause_s,) = pauses  # not after the first, which may be dear by chance, nor after the last
-    assert 1.0 <= pause_s < 5.0
+        claimer._lanes.read([old], 0.0, 0.5)
+    asked: list[None] = []
+    may = threading.Event()
+
+    def lanes(_queues: object) -> list[Lane]:
+        asked.append(None)
+        may.wait(10.0)
+        return [new]
+
+    monkeypatch.setattr(store, "lanes", lanes, raising=False)
+    any_store: Any = store
+    claimer._lanes.drained = True
+    for _ in range(3):
+        assert claimer._lanes_now(any_store) == [old]
+    may.set()
+    looked = claimer.actor_inbox.get(timeout=10).message
+    assert looked == Looked("lanes")
+    claimer.receive(looked)
+    assert claimer._lanes.in_order() == [new]
+    assert len(asked) == 1
+    assert not claimer._lanes.drained, "there may be something for this worker"
 
 
-def test_what_full_ledgers_count_is_folded_once_a_dead_workers_by_its_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_full_ledgers_count_is_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Slow()
     store.let.set()
     claimer = in_flight(store)
@@ -297,8 +329,7 @@ def test_what_full_ledgers_count_is_folded_once_a_dead_workers_by_its_leader(mon
     monkeypatch.setattr(claimer._timer, "sooner", lambda name, _delay_s: set_.append(name))
     lands(claimer)
     assert "fold" in set_
-    for _ in range(2):
-        claimer.receive(Tick("fold"))
+    claimer.receive(Tick("fold"))
     assert store.asked == ["exchange", f"fold {WORKER} {[f'{WORKER}/1', f'{WORKER}/2']}"]
     set_.clear()
     claimer._plan_next(None)

@@ -26,6 +26,12 @@ def test_a_new_worker_id_has_names_of_its_own() -> None:
     assert ledgers.full == ["w/1"]
 
 
+def test_the_names_of_a_worker_that_was_declared_dead_are_forgotten() -> None:
+    ledgers = Ledgers()
+    ledgers.full = ["w/1", "w1/2", "w/3"]
+    assert ledgers.full_of("w") == ["w/1", "w/3"] == ledgers.full
+
+
 def test_only_what_was_folded_is_forgotten() -> None:
     ledgers = Ledgers()
     ledgers.full = ["w/1", "w/2"]

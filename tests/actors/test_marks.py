@@ -14,6 +14,7 @@ from shiftboss.store.base import ClaimAsk, Lane, LaneAsk
 
 HIDDEN_AT_MOST_S = 1.5  # a dead worker's task runs elsewhere within worker_timeout and two seconds, backlog or not
 RAW = b"{}"
+HIDDEN_AT = 10.0
 
 
 class Clock:
@@ -32,7 +33,16 @@ def claim(due_at: float) -> Claim:
     )  # fmt: skip
 
 
+class Hiding:
+    """A store of one lane, at whose beginning stands what nobody claims."""
+
+    def lanes(self, _queues: object) -> list[Lane]:
+        return [Lane(queue="default", priority=0, due_at=HIDDEN_AT)]
+
+
 def asked(book: LaneBook, limit: int = 1) -> ClaimAsk:
+    store: Any = Hiding()
+    assert book.lanes(store)
     since = book.marks().get(("default", 0))
     return ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=limit, since=since)], limit=limit, running=1, types=[])
 
@@ -50,7 +60,8 @@ def looks(book: LaneBook, clock: Clock, rounds: int, *, full: bool, took_s: floa
     for _ in range(rounds):
         clock.now_s += 0.05
         ask = asked(book, 1 if full else 2)
-        if ask.lanes[0].since is None:
+        since = ask.lanes[0].since
+        if since is None or since < HIDDEN_AT:
             seen.append(clock.now_s)
         book.learn(ask, [claim(clock.now_s)], took_s)
         book.look_again(rung=True)
@@ -97,6 +108,25 @@ class Lanes:
         self.lanes_s.append(self.clock.now_s)
         self.clock.now_s += self.took_s
         return self.found
+
+
+def test_what_has_come_back_is_claimed_where_it_stands_not_from_where_the_index_begins(clock: Clock) -> None:
+    """Before it there may be all that has left the lane in hours, for as long as somebody holds a snapshot."""
+    book = LaneBook((), "priority", 1.0)
+    book.learn(asked(book), [claim(clock.now_s)], 0.001)
+    clock.now_s += 2.0
+    since = asked(book).lanes[0].since
+    assert since is not None
+    assert HIDDEN_AT - 0.01 < since < HIDDEN_AT
+
+
+def test_a_lane_with_nothing_before_its_mark_is_claimed_from_its_mark(clock: Clock) -> None:
+    book = LaneBook((), "priority", 1.0)
+    book.read([Lane(queue="default", priority=0, due_at=clock.now_s)], clock.now_s, 0.001)
+    first = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=1)], limit=1, running=1, types=[])
+    book.learn(first, [claim(clock.now_s)], 0.001)
+    clock.now_s += 30.0
+    assert book.marks() == {("default", 0): clock.now_s - 30.0 - lanebook.MARK_MARGIN_S}
 
 
 @pytest.mark.parametrize(("took_s", "least_s", "most_s"), [(0.0005, 0.0, 0.06), (0.01, 0.19, 0.26), (0.1, 1.9, 2.2)])

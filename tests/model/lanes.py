@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Final
 
 import msgspec
@@ -45,6 +46,7 @@ class Lanes:
 
     def __init__(self, rng: random.Random, virtual: VirtualTime) -> None:
         self.rng, self._virtual = rng, virtual
+        self._tells = rng.random() < 0.7  # one database looks for what is due first in a lane, the other does not
         self._numbers = count(1)
         self._pending: list[Task] = []
         self._running: list[Task] = []
@@ -79,8 +81,16 @@ class Lanes:
 
     def lanes(self, queues: Sequence[str] | None = None) -> list[Lane]:
         """See `Store.lanes`."""
-        found = sorted({(-task.priority, task.queue) for task in self._pending})
-        return [Lane(queue=queue, priority=-negative, concurrency=LIMITS[queue]) for negative, queue in found]
+        first: dict[tuple[int, str], float] = {}
+        for task in self._pending:
+            key = -task.priority, task.queue
+            first[key] = min(task.due_s, first.get(key, task.due_s))
+        return [
+            Lane(
+                queue=queue, priority=-negative, concurrency=LIMITS[queue], due_at=first[negative, queue] if self._tells else -inf
+            )
+            for negative, queue in sorted(first)
+        ]
 
     def claim(self, ask: ClaimAsk) -> list[Claim]:
         """See `ClaimAsk`; checks every limit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from threading import Thread
 
@@ -9,8 +10,9 @@ import msgspec
 import pytest
 from store_harness import World, ask, ended, finish_one, info, new, put, raw_json, take, take_one, view
 
-from shiftboss.model import DEFAULT_MAX_ATTEMPTS, Lease, Outcome, Progress, TaskState
+from shiftboss.model import DEFAULT_MAX_ATTEMPTS, Lease, Outcome, Progress, TaskState, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, Lane, LaneAsk, Store
+from shiftboss.store.sqlite.store import SqliteStore
 
 
 def test_a_claim_carries_what_an_executor_needs(world: World) -> None:
@@ -126,10 +128,38 @@ def test_a_paused_queue_has_no_lanes_and_the_settings_ride_along(store: Store) -
     put(store, queue="b")
     store.set_queue("a", concurrency=2, weight=9)
     store.set_queue("b", paused=True)
-    assert store.lanes() == [Lane(queue="a", priority=0, concurrency=2, weight=9)]
+    assert settings(store) == [Lane(queue="a", priority=0, concurrency=2, weight=9)]
     store.set_queue("b", paused=False)
     store.set_queue("a", concurrency=0)
-    assert store.lanes() == [Lane(queue="a", priority=0, weight=9), Lane(queue="b", priority=0)]
+    assert settings(store) == [Lane(queue="a", priority=0, weight=9), Lane(queue="b", priority=0)]
+
+
+def settings(store: Store) -> list[Lane]:
+    """The lanes without their times."""
+    return [msgspec.structs.replace(lane, due_at=-math.inf) for lane in store.lanes()]
+
+
+def test_a_lane_begins_where_its_first_task_is_due_or_that_was_not_looked_for(world: World) -> None:
+    now_s = world.clock.now().timestamp()
+    for queue, delays_s in {"a": (7.0, 0.0, 3.0), "b": (60.0, 5.0)}.items():
+        for delay_s in delays_s:
+            put(world.store, queue=queue, delay_s=delay_s)
+    begins = {lane.queue: lane.due_at for lane in world.store.lanes()}
+    if isinstance(world.store, SqliteStore):
+        assert set(begins.values()) == {-math.inf}
+    else:
+        assert begins == {"a": pytest.approx(now_s, abs=1e-3), "b": pytest.approx(now_s + 5.0, abs=1e-3)}
+
+
+def test_of_what_a_worker_holds_it_may_ask_for_some(store: Store) -> None:
+    for _ in range(3):
+        put(store)
+    mine, also_mine = take(store, 2)
+    (others,) = take(store, 1, worker_id="w2")
+    assert {one.task_id for one in store.owned("w1")} == {mine.task_id, also_mine.task_id}
+    found = store.owned("w1", [mine.task_id, others.task_id, new_task_id()])
+    assert [(one.task_id, one.fence, one.status) for one in found] == [(mine.task_id, 1, TaskState.RUNNING)]
+    assert store.owned("w1", []) == []
 
 
 @pytest.mark.parametrize("merge", [None, "fifo", "lifo"])

@@ -157,23 +157,25 @@ FROM task_attempts WHERE task_id = CAST(:id AS uuid) ORDER BY fence;
 -- ---------------------------------------------------------------- the claimer
 
 -- name: lanes
--- A loose index scan: from one (queue, priority) straight to the next, so the cost is the number of lanes, not of tasks.
+-- A loose index scan: from one (queue, priority) straight to the next, so the cost is the number of lanes, not of tasks. Of each
+-- it meets what is due first.
 WITH RECURSIVE lane AS (
-  (SELECT queue, priority FROM tasks WHERE status = 'pending' ORDER BY queue, priority DESC LIMIT 1)
+  (SELECT queue, priority, due_at FROM tasks WHERE status = 'pending' ORDER BY queue, priority DESC, due_at LIMIT 1)
   UNION ALL
-  SELECT next.queue, next.priority
+  SELECT next.queue, next.priority, next.due_at
   FROM lane CROSS JOIN LATERAL (
-    (SELECT t.queue, t.priority FROM tasks t
+    (SELECT t.queue, t.priority, t.due_at FROM tasks t
      WHERE t.status = 'pending' AND t.queue = lane.queue AND t.priority < lane.priority
-     ORDER BY t.queue, t.priority DESC LIMIT 1)
+     ORDER BY t.queue, t.priority DESC, t.due_at LIMIT 1)
     UNION ALL
-    (SELECT t.queue, t.priority FROM tasks t
+    (SELECT t.queue, t.priority, t.due_at FROM tasks t
      WHERE t.status = 'pending' AND t.queue > lane.queue
-     ORDER BY t.queue, t.priority DESC LIMIT 1)
+     ORDER BY t.queue, t.priority DESC, t.due_at LIMIT 1)
     LIMIT 1
   ) next
 )
-SELECT lane.queue, lane.priority, q.concurrency, coalesce(q.weight, 1)
+SELECT lane.queue, lane.priority, q.concurrency, coalesce(q.weight, 1),
+  CAST(extract(epoch FROM lane.due_at) AS double precision)
 FROM lane LEFT JOIN queues q ON q.name = lane.queue
 WHERE NOT coalesce(q.paused, false) AND (CAST(:queues AS text[]) IS NULL OR lane.queue = ANY (CAST(:queues AS text[])))
 ORDER BY lane.priority DESC, lane.queue;
@@ -491,6 +493,11 @@ FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS g(id, fence);
 -- name: owned
 SELECT CAST(id AS text), fence, status, cancel_requested FROM tasks
 WHERE worker_id = :worker_id AND status IN ('claimed', 'running') ORDER BY id;
+
+-- name: owned_among
+SELECT CAST(t.id AS text), t.fence, t.status, t.cancel_requested
+FROM unnest(CAST(:ids AS uuid[])) AS given(id) JOIN tasks t ON t.id BETWEEN given.id AND given.id
+WHERE t.worker_id || '' = :worker_id AND t.status || '' IN ('claimed', 'running') ORDER BY t.id;
 
 -- name: cancel_requests
 SELECT CAST(id AS text), fence FROM tasks

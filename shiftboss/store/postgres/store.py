@@ -25,7 +25,7 @@ from shiftboss.store.base import (
     TaskFilter,
 )
 from shiftboss.store.postgres import migrate, operate, rows
-from shiftboss.store.postgres.arrays import text_array
+from shiftboss.store.postgres.arrays import plain_array, text_array
 from shiftboss.store.postgres.copying import copy_tasks
 from shiftboss.store.postgres.dsn import parse_dsn
 from shiftboss.store.postgres.enqueue import BEGIN, Step, alone, made_since, one_params, plan_enqueue
@@ -138,13 +138,17 @@ class PostgresStore:
     def lanes(self, queues: Sequence[str] | None = None) -> list[Lane]:
         wanted = None if queues is None else text_array(queues)
         found = self._link.rows("lanes", {"queues": wanted}, pinned=True)
-        return [Lane(queue=q, priority=p, concurrency=concurrency, weight=weight) for q, p, concurrency, weight in found]
+        return [
+            Lane(queue=q, priority=p, concurrency=concurrency, weight=weight, due_at=due_at)
+            for q, p, concurrency, weight, due_at in found
+        ]
 
     def exchange(self, request: Exchange) -> Exchanged:
         return exchange(self._link, request, self._now())
 
-    def owned(self, worker_id: str) -> list[Owned]:
-        found = self._link.rows("owned", {"worker_id": worker_id}, pinned=True)
+    def owned(self, worker_id: str, among: Sequence[str] | None = None) -> list[Owned]:
+        given = {"worker_id": worker_id} | ({} if among is None else {"ids": plain_array(among)})
+        found = self._link.rows("owned" if among is None else "owned_among", given, pinned=True)
         return [
             Owned(task_id=task_id, fence=fence, status=TaskState(status), cancel_requested=asked)
             for task_id, fence, status, asked in found

@@ -145,10 +145,11 @@ class SqliteStore:
     def exchange(self, request: Exchange) -> Exchanged:
         return exchange(self._database, request, self.now())
 
-    def owned(self, worker_id: str) -> list[Owned]:
+    def owned(self, worker_id: str, among: Sequence[str] | None = None) -> list[Owned]:
         return [
             Owned(task_id=task_id, fence=fence, status=TaskState(status), cancel_requested=bool(cancel_requested))
             for task_id, fence, status, cancel_requested in self._rows("owned", worker_id=worker_id)
+            if among is None or task_id in among
         ]
 
     def cancel_requests(self, worker_id: str) -> list[Lease]:
