@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 from pg_harness import nodes, pages, watched_plans
-from store_harness import ended, info, new, take
+from store_harness import ended, finish, info, lead, new, take, worker
 
 from shiftboss.model import Claim, Lease, Outcome, Progress, new_task_id
-from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
+from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, TaskFilter
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.pg_cluster import PgCluster
 
 ROWS = 200_000
 BATCH = 50
+DEAD = 20_000
 # Enough for the server to have made a generic plan, and for us to have seen both kinds.
 ROUNDS = 8
 CLAIMABLE = "idx_tasks_claimable"
@@ -41,6 +43,10 @@ _TRACES = """
 INSERT INTO task_traces (first_id, last_id, ended_at, ids, fences)
 SELECT id, id, now(), ARRAY[id], '{1}'
 FROM generate_series(1, %s) n CROSS JOIN LATERAL (SELECT CAST(lpad(to_hex(n), 32, '0') AS uuid) AS id) made
+"""
+_ENDED = """
+INSERT INTO tasks (id, type, status, worker_id, fence, attempts)
+SELECT gen_random_uuid(), 'mail:send', 'running', %s, 1, 1 FROM generate_series(1, %s)
 """
 _DAYS = "SELECT CAST(inhrelid AS regclass) FROM pg_inherits WHERE inhparent = CAST('task_history' AS regclass)"
 _OTHERS_LOOK = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
@@ -253,6 +259,70 @@ def test_verdicts_go_by_indexes(crowded: PostgresStore) -> None:
     judged = [plan for plan in plans if "task_attempts a" in plan["Query Text"] and "EXISTS" in plan["Query Text"]]
     assert len(judged) == ROUNDS
     assert all(pages(plan) < 60 * BATCH for plan in judged)
+
+
+@contextmanager
+def dead_entries(store: PostgresStore, worker_id: str) -> Iterator[None]:
+    """While a snapshot is held: entries of tasks that `worker_id` held, and that have ended since."""
+    dsn = store._link.address.conninfo
+    with psycopg.connect(dsn) as pin, psycopg.connect(dsn, autocommit=True) as connection:
+        pin.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        pin.execute("SELECT 1 FROM tasks LIMIT 1")
+        connection.execute(_ENDED, (worker_id, DEAD))
+        connection.execute("DELETE FROM tasks WHERE status = 'running' AND worker_id = %s", (worker_id,))
+        yield
+
+
+def test_cancel_requests_are_found_behind_a_held_snapshot(crowded: PostgresStore) -> None:
+    """Looked for every second: what has ended must not be walked over, however long its entries stay in the index."""
+    with dead_entries(crowded, "w1"):
+        tasks = [new(queue="asked") for _ in range(BATCH)]
+        crowded.enqueue(tasks)
+        lanes = [LaneAsk(queue="asked", priority=0, limit=BATCH)]
+        claims = take(crowded, BATCH, lanes=lanes)
+        crowded.cancel(TaskFilter(ids=[tasks[7].id]))
+        with watched_plans(crowded) as plans:
+            for _ in range(ROUNDS):
+                assert [lease.task_id for lease in crowded.cancel_requests("w1")] == [tasks[7].id]
+        assert len(plans) == ROUNDS
+        # The one page of the index, the row, and as much again for a page that has been split or an entry of another test.
+        assert all(pages(plan) <= 6 for plan in plans), [pages(plan) for plan in plans]
+        finish(crowded, *(ended(claim) for claim in claims))
+
+
+def test_cancel_requests_go_by_their_index_where_a_vacuum_saw_an_empty_table(pg_database: str) -> None:
+    store = open_postgres(pg_database)
+    store.migrate()
+    with psycopg.connect(pg_database, autocommit=True) as connection:
+        connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)")
+        connection.execute(_FUTURE, (1_000,))
+        connection.execute("DELETE FROM tasks")
+        connection.execute("VACUUM (ANALYZE) tasks")
+    with watched_plans(store) as plans:
+        for _ in range(ROUNDS):
+            assert store.cancel_requests("w1") == []
+    assert {scan for plan in plans for scan in scans(plan)} == {("tasks", "idx_tasks_cancel_requested")}
+    store.close()
+
+
+def test_the_look_for_the_dead_passes_over_what_the_living_held(crowded: PostgresStore) -> None:
+    living = ("alive-1", "alive-2", "w0", "w1", "w2")
+    for one in living:
+        crowded.register(worker(one), timeout_s=3_600.0, exclusive=False)
+    lease = lead(crowded, "w1", 3_600.0)
+    with dead_entries(crowded, "alive-2"), dead_entries(crowded, "w1"):
+        with watched_plans(crowded) as plans:
+            for _ in range(ROUNDS):
+                assert crowded.recover(lease).workers == []
+        looked = [plan for plan in plans if "lag(id)" in plan["Query Text"]]
+        assert len(looked) == ROUNDS
+        assert not any("SKIP LOCKED" in plan["Query Text"] for plan in plans), "nothing to recover"
+        # For each of the gaps before, between and after the five: from the root of the index to a leaf, and perhaps the next one
+        # and a row there. And a few for the workers and the leader.
+        assert all(pages(plan) <= 6 * 5 + 20 for plan in looked), [pages(plan) for plan in looked]
+    for one in living:
+        crowded.deregister(one)
+    crowded.resign(lease)
 
 
 _blank: dict[str, Any] = {

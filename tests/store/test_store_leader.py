@@ -230,6 +230,25 @@ def test_recovery_waits_for_nobody_when_there_is_no_worker(store: Store) -> None
     assert store.recover(lead(store)).next_in_s is None
 
 
+@pytest.mark.parametrize("gone", ["HOST-1", "a", "host-1", "host-1-b", "host-1-c", "host-10-a", "host-9-z", "host_1", "ø"])
+@pytest.mark.parametrize("alive", [(), ("host-1-a",), ("host-1-a", "host-1-b1", "host-2-a", "Host-3-a")])
+def test_whoever_has_no_row_is_found_wherever_its_id_stands_among_the_others(
+    store: Store, alive: tuple[str, ...], gone: str
+) -> None:
+    for one in alive:
+        store.register(worker(one), 30.0, exclusive=False)
+        put(store)
+        assert take(store, 1, worker_id=one)
+    lease = lead(store)
+    assert store.recover(lease).pending == 0
+    orphan = put(store)
+    assert take(store, 1, worker_id=gone)
+    assert store.recover(lease).pending == 1
+    assert view(store, orphan).status is TaskState.PENDING
+    assert store.recover(lease).pending == 0
+    assert all(store.owned(one) for one in alive)
+
+
 def test_the_last_attempt_lost_makes_a_dead_letter(store: Store) -> None:
     task_id = put(store, max_attempts=1)
     take_one(store)
