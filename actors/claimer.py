@@ -437,7 +437,7 @@ class Claimer(ProcessActor):
             self._after_look()
 
     def _claim_ask(self, store: Store) -> ClaimAsk | None:
-        if self._lanes.drained or not self._halt.may_claim or self._carrier.claiming:
+        if (self._lanes.drained and not self._rides_along) or not self._halt.may_claim or self._carrier.claiming:
             return None  # two claims at a time would pass over each other's rows, one by one
         typical_s, usable = self._typical_now(), self._roster.usable()
         types = self._roster.types_of(peer for peer in usable if peer.room(typical_s))
@@ -466,6 +466,11 @@ class Claimer(ProcessActor):
         self._lanes.read(lanes, time.monotonic(), seconds)
         self._lanes.drained = False
         self._soon()
+
+    @property
+    def _rides_along(self) -> bool:
+        """Outcomes go anyway, and tasks have come lately: a claim with them costs little, and nobody rings one who is awake."""
+        return self._outbox.has_outcomes and self._lanes.poll_s <= FIRST_POLL_S
 
     def _typical_now(self) -> float | None:
         """The estimate, not less than what runs now has already taken: a long task shows before it ends."""

@@ -24,6 +24,7 @@ from shiftboss import control
 from shiftboss.actors.board import Board
 from shiftboss.actors.carrier import Carrier
 from shiftboss.actors.claimer import Claimer
+from shiftboss.actors.lanebook import FIRST_POLL_S
 from shiftboss.actors.lookout import Lookout
 from shiftboss.actors.messages import Finished, Landed, Looked, Tick
 from shiftboss.actors.outbox import Outbox, Waiting
@@ -318,6 +319,22 @@ def test_while_lanes_are_dear_to_read_rounds_go_on_with_what_is_known(monkeypatc
     assert claimer._lanes.in_order() == [new]
     assert len(asked) == 1
     assert not claimer._lanes.drained, "there may be something for this worker"
+
+
+@pytest.mark.parametrize(("outcomes", "poll_s", "asks"), [(1, FIRST_POLL_S, True), (0, FIRST_POLL_S, False), (1, 0.02, False)])
+def test_who_stores_outcomes_while_tasks_come_asks_for_more_with_them(
+    monkeypatch: pytest.MonkeyPatch, outcomes: int, poll_s: float, asks: bool
+) -> None:
+    """At half of the peak every claim empties the queue, and its tasks would wait for the next poll."""
+    claimer = that_flies(Slow())
+    if not outcomes:
+        claimer._outbox = Outbox()
+    claimer._lanes.drained, claimer._lanes.poll_s = True, poll_s
+    looked: list[None] = []
+    monkeypatch.setattr(claimer._roster, "usable", lambda: looked.append(None) or [])
+    store: Any = Slow()
+    assert claimer._claim_ask(store) is None, "nobody is there to work"
+    assert bool(looked) is asks
 
 
 def test_what_full_ledgers_count_is_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:
