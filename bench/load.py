@@ -103,12 +103,14 @@ def run(target: Target, load: Load, watch: contextlib.AbstractContextManager[obj
         for queue in load.queues:
             store.set_queue(queue, paused=True)
     with contextlib.ExitStack() as stack:
+        operator = stack.enter_context(store_of(target))
         services = [stack.enter_context(Service(target.url, target.folder, load.settings)) for _ in range(load.workers)]
         wait_until(time.monotonic() + _SETTLE_S)
         processes = {pid: role for service in services for pid, role in service.processes().items()}
         meter = Meter(target, processes)
         released_s = time.time()
-        target.change("release")
+        target.change("release")  # all at once; the one below is released already, but says so to who sleeps
+        operator.set_queue(load.queues[0], paused=False)
         with watch or contextlib.nullcontext():
             _wait_until_empty(target, ids, _longest_s(load))
         cost = meter.stop()

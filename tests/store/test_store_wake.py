@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from threading import Event, Thread
+from typing import Any
 
+import pytest
 from store_harness import by_id, ended, finish_one, put, take_one, worker
 
 from shiftboss.model import Outcome
@@ -26,6 +28,23 @@ def test_an_enqueue_wakes_every_listener(store: Store, other_store: Store) -> No
     assert [listener.wait(SOON_S) for listener in listeners] == [True, True]
     for listener in listeners:
         listener.close()
+
+
+@pytest.mark.parametrize("change", [{"paused": False}, {"concurrency": 2}, {"concurrency": 0}])
+def test_what_lets_a_queue_run_wakes_every_listener(store: Store, other_store: Store, change: dict[str, Any]) -> None:
+    store.set_queue("default", paused=True, concurrency=1)
+    listener = _asleep(store)
+    other_store.set_queue("default", **change)
+    assert listener.wait(SOON_S) is True
+    listener.close()
+
+
+@pytest.mark.parametrize("change", [{"paused": True}, {"weight": 2}])
+def test_what_lets_nothing_more_run_wakes_nobody(store: Store, other_store: Store, change: dict[str, Any]) -> None:
+    listener = _asleep(store)
+    other_store.set_queue("default", **change)
+    assert listener.wait(0.2) is False
+    listener.close()
 
 
 def test_nobody_rings_when_nothing_happens(store: Store) -> None:

@@ -260,3 +260,5 @@ class PostgresStore:
     ) -> None:
         params = {"name": name, "paused": paused, "concurrency": concurrency, "weight": weight}
         self._link.changed("set_queue", params)
+        if paused is False or concurrency is not None:
+            self._link.rows("ring")

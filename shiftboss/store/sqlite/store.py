@@ -294,7 +294,7 @@ class SqliteStore:
     ) -> None:
         with self._database.write() as connection:
             operators.set_queue(connection, name, paused, concurrency, weight)
-        if paused is False:
+        if paused is False or concurrency is not None:
             ring_in(self._bells)
 
     # ---- one statement
