@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, Final
 
 from shiftboss.actors.carrier import Carrier, Flight
 from shiftboss.actors.claim_times import ClaimTimes
+from shiftboss.actors.claiming import Claiming
 from shiftboss.actors.doorbell import Doorbell
 from shiftboss.actors.endings import log_ending
 from shiftboss.actors.halt import Halt
@@ -38,8 +37,8 @@ from shiftboss.actors.messages import (
 )
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.outbox import Outbox, Parcel, Waiting
-from shiftboss.actors.peers import Peer, share_out
-from shiftboss.actors.planning import LARGE, Manner, Typical, lane_asks, round_manner
+from shiftboss.actors.peers import Peer
+from shiftboss.actors.planning import LARGE, Manner, round_manner
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.roster import Roster
 from shiftboss.actors.scout import Scout
@@ -50,8 +49,8 @@ from shiftboss.config import Settings
 from shiftboss.control import Drain, PeerRetiring, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
-from shiftboss.model import Claim, Ended
-from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Lane, Owned, Store
+from shiftboss.model import Ended
+from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Store
 from shiftboss.store.open import open_store
 
 log = logging.getLogger("shiftboss.claimer")
@@ -82,15 +81,12 @@ class Claimer(ProcessActor):
         self._outage = Outage(log, process.board, "claimer_away_s")
         self._outbox = Outbox()
         self._roster = Roster(self._outbox, process.board, self._pass_on, process.tell_parent)
-        self._lanes = LaneBook(*_of_lanes(settings))
+        self._claiming = Claiming(settings, self._roster, self._outbox)
         self._watcher = Watcher(self._outbox, self._roster.types, process.tell_parent, settings.cancel_grace_s)
         self._claim_times = ClaimTimes()
-        self._typical = Typical()
         self._worker_id = ""
         self._is_ready = False
-        self._owes_sweep = False  # one was left out because an executor had not yet said what it holds
         self._round_is_next = False  # its tick is in our mailbox
-        self._doubtful: list[str] = []  # ids of what seems to be ours and nobody holds
         self._landing = False  # no round starts before those under way have landed
         self._leaving = False
         self._sleeping = False
@@ -100,8 +96,8 @@ class Claimer(ProcessActor):
         store = self._open_store()
         others = [self._open_store() for _ in range(1, store.exchanges_at_once)]
         self._carrier = Carrier([store, *others], self.actor_ref.tell)
-        self._sweeps = Sweeps(self._roster, self._outbox, self._watcher, self._board)
         self._lookout = Lookout(self._carrier, Scout(self._open_store, self.actor_ref.tell), self._timer, self._outage)
+        self._sweeps = Sweeps(self._lookout, self._carrier, self._roster, self._outbox, self._watcher, self._board)
         Doorbell.start(store.listener, self.actor_ref, self._board)
         self._soon()
         self._timer.after("reconcile", self.settings.heartbeat_interval_s)
@@ -115,7 +111,7 @@ class Claimer(ProcessActor):
     def reloaded(self, old: Settings) -> None:
         new = self.settings
         if _of_lanes(old) != _of_lanes(new):
-            self._lanes = LaneBook(*_of_lanes(new))
+            self._claiming.change(new)
         self._watcher.grace_s = new.cancel_grace_s
         self._timer.sooner("reconcile", new.heartbeat_interval_s)
         self._soon()
@@ -130,6 +126,10 @@ class Claimer(ProcessActor):
 
     def _pass_on(self, message: FromPeer | LinkDown) -> None:
         self.actor_ref.tell(message)
+
+    @property
+    def _lanes(self) -> LaneBook:
+        return self._claiming.lanes
 
     # ---- messages
 
@@ -166,6 +166,7 @@ class Claimer(ProcessActor):
             return
         self._lookout.back()
         self._after_look()
+        self._soon()  # there may be another lane
         if not self._lanes.dear:
             self._lookout.rest()
 
@@ -197,48 +198,21 @@ class Claimer(ProcessActor):
             case "halt":
                 self._go_on_halting()
             case _:
-                self._begin_sweep(name)
+                self._sweep(name)
 
-    def _begin_sweep(self, name: str) -> None:
-        worker_id = self._worker_id
-        match name:
-            case "reconcile":
-                self._timer.after(name, self.settings.heartbeat_interval_s)
-                self._look_for_strays(worker_id)
-            case "cancels":
-                self._timer.after(name, CANCEL_POLL_S)
-                if worker_id and any(peer.holdings for peer in self._roster):
-                    self._lookout.look(name, lambda store: store.cancel_requests(worker_id), self._sweeps.cancel)
-            case "unknown":
-                self._timer.after(name, UNKNOWN_EVERY_S)
-                if types := self._sweeps.known_types():
-                    self._lookout.look(name, lambda store: store.unknown_types(types), self._sweeps.tell_unknown_types)
-            case "fold":
-                ledgers = self._carrier.ledgers
-                names = ledgers.full_of(worker_id)
-                self._lookout.look(name, lambda store: store.fold_ledgers(worker_id, names), lambda _: ledgers.folded(names))
+    def _sweep(self, name: str) -> None:
+        every_s = {"reconcile": self.settings.heartbeat_interval_s, "cancels": CANCEL_POLL_S, "unknown": UNKNOWN_EVERY_S}
+        if name in every_s:
+            self._timer.after(name, every_s[name])
+        self._sweeps.sweep(name, self._worker_id)
         self._after_look()
 
     def _after_look(self) -> None:
-        if self._outbox.has_outcomes:
-            self._soon()
-
-    # ---- what nobody holds
-
-    def _look_for_strays(self, worker_id: str) -> None:
-        """What the database says is ours is compared with what is held here, now and when the answer comes."""
-        self._owes_sweep = self._roster.silent
-        if self._owes_sweep or not worker_id:
-            return
-        known = self._sweeps.known()
-        self._lookout.look("reconcile", lambda store: store.owned(worker_id), lambda owned: self._doubt(owned, known))
-
-    def _doubt(self, owned: Sequence[Owned], known: set[tuple[str, int]]) -> None:
-        """A round that was under way meanwhile may have claimed some of it: so the database is asked again, while none is."""
-        self._doubtful = [one.task_id for one in self._sweeps.unknown(owned, known)]
-        if self._doubtful:
+        if self._sweeps.doubtful:
             self._landing = True
             self._go_on_landed()
+        if self._outbox.has_outcomes:
+            self._soon()
 
     def _from_peer(self, message: FromPeer) -> None:
         peer = self._roster.find(message.peer, message.incarnation)
@@ -263,7 +237,7 @@ class Claimer(ProcessActor):
         self._look_for_tasks(rung=True)  # it may know types that nobody here knew
         self._timer.sooner("watch", WATCH_S)
         self._timer.sooner("retire", 0.0)
-        if self._owes_sweep and not self._roster.silent:
+        if self._sweeps.owed and not self._roster.silent:
             self._timer.after("reconcile", 0.0)
 
     def _bury_dead(self) -> None:
@@ -291,17 +265,10 @@ class Claimer(ProcessActor):
             self._outbox.end(Waiting(one, holding.claim, peer, cell))
             if holding.claim.queue in self._lanes.limited:
                 self._lanes.drained = False  # its queue has room again
-        self._typical = self._typical.after(total_s / len(cells))
+        self._claiming.ended(total_s, len(cells))
         if peer.replacing and not any(holding.cancel_reason for holding in peer.holdings.values()):
             peer.accepting, peer.replacing = True, False  # it stopped in time; the process may stay
-        self._soon(LINGER_S if self._has_work_for_long() else 0.0)
-
-    def _has_work_for_long(self) -> bool:
-        """Whether every executor still has more than half of what it may hold, so that a round can wait for company."""
-        usable = self._roster.usable()
-        if self._lanes.drained or not usable:
-            return False
-        return all(len(peer.holdings) > 2 * peer.slots + peer.room(self._typical.seconds) for peer in usable)
+        self._soon(LINGER_S if self._claiming.has_work_for_long() else 0.0)
 
     def _returned(self, peer: Peer, cells: list[int]) -> None:
         """Unstarted tasks: to an executor with a free slot if there is one, else back to the database for anyone."""
@@ -394,7 +361,6 @@ class Claimer(ProcessActor):
             raise
         took_s = time.monotonic() - sent_s
         self._settle(request, parcel, reply, took_s)
-        self._learn(request.claim, reply, took_s)
         return request
 
     def _manner(self, ask: ClaimAsk | None) -> Manner:
@@ -417,7 +383,6 @@ class Claimer(ProcessActor):
             self._say_ready()
         else:
             self._settle(flight.request, flight.parcel, reply, flight.seconds)
-            self._learn(flight.request.claim, reply, flight.seconds)
             self._outage.over()
             self._plan_next(flight.request)
             self._soon()  # whatever asked for a round meanwhile was turned away, and asks only once
@@ -431,54 +396,13 @@ class Claimer(ProcessActor):
         self._landing = False
         if self._leaving:
             self.leave()
-        ids, self._doubtful, worker_id = self._doubtful, [], self._worker_id
-        if ids:
-            self._lookout.now(lambda store: store.owned(worker_id, ids), self._sweeps.give_back)
-            self._after_look()
+        self._sweeps.clear_doubts(self._worker_id)
+        self._after_look()
 
     def _claim_ask(self, store: Store) -> ClaimAsk | None:
-        if (self._lanes.drained and not self._rides_along) or not self._halt.may_claim or self._carrier.claiming:
+        if not self._halt.may_claim or self._carrier.claiming:
             return None  # two claims at a time would pass over each other's rows, one by one
-        typical_s, usable = self._typical_now(), self._roster.usable()
-        types = self._roster.types_of(peer for peer in usable if peer.room(typical_s))
-        room = sum(peer.room(typical_s) for peer in usable)
-        free = sum(peer.free_slots for peer in usable)
-        slots = sum(peer.slots for peer in usable)
-        if not types or room <= 0 or (not free and not self._outbox and room < slots):
-            return None  # a few tasks more would not be worth a transaction of their own
-        lanes = self._lanes_now(store)
-        held = Counter(holding.claim.queue for _peer, holding in self._roster.held()) if self._lanes.limited else {}
-        asks = lane_asks(lanes, room, held, self._lanes.marks())
-        if not asks:
-            self._lanes.drained = True
-            return None
-        return ClaimAsk(lanes=asks, limit=room, running=free, types=types, merge=self._lanes.merge)
-
-    def _lanes_now(self, store: Store) -> list[Lane]:
-        if not (self._lanes.dear and self._carrier.flies):
-            return self._lanes.lanes(store)
-        if self._lanes.is_due():
-            queues = self.settings.only_queues or None
-            self._lookout.send("lanes", lambda scouted: scouted.lanes(queues), self._lanes_read)
-        return self._lanes.in_order()
-
-    def _lanes_read(self, lanes: list[Lane], seconds: float) -> None:
-        self._lanes.read(lanes, time.monotonic(), seconds)
-        self._lanes.drained = False
-        self._soon()
-
-    @property
-    def _rides_along(self) -> bool:
-        """Outcomes go anyway, and tasks have come lately: a claim with them costs little, and nobody rings one who is awake."""
-        return self._outbox.has_outcomes and self._lanes.poll_s <= FIRST_POLL_S
-
-    def _typical_now(self) -> float | None:
-        """The estimate, not less than what runs now has already taken: a long task shows before it ends."""
-        now_ns = time.monotonic_ns()
-        started = [one.started_ns for peer in self._roster for one in peer.holdings.values() if one.started_ns]
-        if not started:
-            return self._typical.seconds
-        return max(self._typical.seconds or 0.0, sum(now_ns - ns for ns in started) / len(started) / 1e9)
+        return self._claiming.ask(store, self._lookout if self._carrier.flies else None)
 
     def _settle(self, request: Exchange, parcel: Parcel, reply: Exchanged, seconds: float) -> None:
         """The transaction is committed: tell the executors and the parent, send out the claims."""
@@ -486,6 +410,7 @@ class Claimer(ProcessActor):
             self._claim_times.stored()
         if request.claim is not None:
             self._claim_times.add(seconds)
+            self._lanes.learn(request.claim, reply.claims, seconds)
         for waiting, verdict, state in self._outbox.settle(parcel, reply):
             log_ending(log, waiting, verdict, state)
             if waiting.peer is not None:
@@ -493,23 +418,10 @@ class Claimer(ProcessActor):
         for burial in self._outbox.buried():
             self.process.tell_parent(burial)
         if self._halt.may_claim and request.worker_id == self._board.worker_id:
-            self._send_out(list(reply.claims))
+            self._claiming.hand_out(list(reply.claims))
         else:  # asked for before it was known
             for claim in reply.claims:
                 self._roster.release(claim)
-
-    def _learn(self, ask: ClaimAsk | None, reply: Exchanged, took_s: float) -> None:
-        if ask is not None:
-            self._lanes.learn(ask, reply.claims, took_s)
-
-    def _send_out(self, claims: list[Claim]) -> None:
-        usable, typical_s = self._roster.usable(), self._typical_now()
-        shares, left = share_out(claims, usable, typical_s)
-        for peer, share in zip(usable, shares, strict=True):
-            if share:
-                peer.execute(share)
-        for claim in left:
-            self._roster.release(claim)
 
     def _say_ready(self) -> None:
         if not self._is_ready:
@@ -604,5 +516,5 @@ class Claimer(ProcessActor):
             running = [one.claim.task_id for one in peer.holdings.values() if peer.started_ns(one)]
             fields: dict[str, object] = {"slots": peer.slots, "held": len(peer.holdings), "storing": len(peer.storing)}
             emit(log, logging.INFO, Event.ACTOR_STATE, peer=peer.name, running=running, accepting=peer.usable, **fields)
-        typical_s, drained = self._typical.seconds, self._lanes.drained
+        typical_s, drained = self._claiming.typical_s, self._lanes.drained
         emit(log, logging.INFO, Event.ACTOR_STATE, outbox=self._outbox.outcomes, drained=drained, typical_s=typical_s)

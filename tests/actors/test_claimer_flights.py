@@ -27,7 +27,7 @@ from shiftboss.actors.claimer import Claimer
 from shiftboss.actors.lanebook import FIRST_POLL_S
 from shiftboss.actors.lookout import Lookout
 from shiftboss.actors.messages import Finished, Landed, Looked, Tick
-from shiftboss.actors.outbox import Outbox, Waiting
+from shiftboss.actors.outbox import Waiting
 from shiftboss.actors.scout import Scout
 from shiftboss.actors.sweeps import Sweeps
 from shiftboss.config import Settings
@@ -195,8 +195,9 @@ def that_flies(store: Any) -> Claimer:
     process: Any = SimpleNamespace(name="claimer", settings=Settings(), board=board, tell_parent=lambda _message: None)
     claimer = Claimer(process)
     claimer._carrier = Carrier([store, store], claimer.actor_ref.tell)
-    claimer._sweeps = Sweeps(claimer._roster, claimer._outbox, claimer._watcher, board)
     claimer._lookout = Lookout(claimer._carrier, Scout(lambda: store, claimer.actor_ref.tell), claimer._timer, claimer._outage)
+    sees: Any = (claimer._lookout, claimer._carrier, claimer._roster, claimer._outbox, claimer._watcher, board)
+    claimer._sweeps = Sweeps(*sees)
     claimer._worker_id = WORKER
     for _ in range(SHARE):
         claimer._outbox.end(Waiting(ended(claim_of())))
@@ -282,14 +283,23 @@ def test_what_nobody_holds_is_given_back_when_no_round_is_under_way() -> None:
     assert (stray.task_id, stray.fence) in claimer._outbox.leases()
 
 
-def test_what_has_ended_while_the_database_was_asked_is_not_taken_for_a_stray() -> None:
+def test_what_has_ended_while_the_database_was_asked_is_not_taken_for_a_stray(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Slow()
     claimer = that_flies(store)
-    known = claimer._outbox.leases()
-    stray, fence = min(known)
-    claimer._outbox = Outbox()
-    claimer._doubt([Owned(task_id=stray, fence=fence, status=TaskState.RUNNING, cancel_requested=False)], known)
-    assert not store.asked
+    stray, fence = min(claimer._outbox.leases())
+    store.strays = [Owned(task_id=stray, fence=fence, status=TaskState.RUNNING, cancel_requested=False)]
+    store.let.set()
+
+    def owned(_worker_id: str) -> list[Owned]:
+        """It was there when the database looked, and is stored before the answer comes."""
+        parcel = claimer._outbox.take()
+        assert list(claimer._outbox.settle(parcel, store.exchange(Exchange(worker_id=WORKER, ended=parcel.ended))))
+        return store.strays
+
+    monkeypatch.setattr(store, "owned", owned)
+    claimer.receive(Tick("reconcile"))
+    assert (stray, fence) not in claimer._outbox.leases()
+    assert not claimer._sweeps.doubtful
 
 
 def test_while_lanes_are_dear_to_read_rounds_go_on_with_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,10 +318,9 @@ def test_while_lanes_are_dear_to_read_rounds_go_on_with_what_is_known(monkeypatc
         return [new]
 
     monkeypatch.setattr(store, "lanes", lanes, raising=False)
-    any_store: Any = store
     claimer._lanes.drained = True
     for _ in range(3):
-        assert claimer._lanes_now(any_store) == [old]
+        assert claimer._claiming._read(claimer._lookout) == [old]
     may.set()
     looked = claimer.actor_inbox.get(timeout=10).message
     assert looked == Looked("lanes")
@@ -328,7 +337,7 @@ def test_who_stores_outcomes_while_tasks_come_asks_for_more_with_them(
     """At half of the peak every claim empties the queue, and its tasks would wait for the next poll."""
     claimer = that_flies(Slow())
     if not outcomes:
-        claimer._outbox = Outbox()
+        claimer._outbox.take()
     claimer._lanes.drained, claimer._lanes.poll_s = True, poll_s
     looked: list[None] = []
     monkeypatch.setattr(claimer._roster, "usable", lambda: looked.append(None) or [])

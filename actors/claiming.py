@@ -1,0 +1,108 @@
+"""What the claimer asks for, and who gets it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from shiftboss.actors.lanebook import FIRST_POLL_S, LaneBook
+from shiftboss.actors.lookout import Lookout
+from shiftboss.actors.outbox import Outbox
+from shiftboss.actors.peers import share_out
+from shiftboss.actors.planning import Typical, lane_asks
+from shiftboss.actors.roster import Roster
+from shiftboss.config import Settings
+from shiftboss.model import Claim
+from shiftboss.store.base import ClaimAsk, Lane, Store
+
+
+class Claiming:
+    """Room, lanes and how long tasks take.
+
+    Attributes:
+        lanes: what is known of them.
+    """
+
+    def __init__(self, settings: Settings, roster: Roster, outbox: Outbox) -> None:
+        self._roster, self._outbox = roster, outbox
+        self._typical = Typical()
+        self.change(settings)
+
+    def change(self, settings: Settings) -> None:
+        """With other settings what was known of the lanes says nothing."""
+        self._queues = settings.only_queues or None
+        self.lanes = LaneBook(settings.only_queues, settings.claim_strategy, settings.claim_interval_s)
+
+    @property
+    def typical_s(self) -> float | None:
+        """How long an attempt takes; `None` when that is not known."""
+        return self._typical.seconds
+
+    def ended(self, total_s: float, count: int) -> None:
+        """So many attempts took so long in all."""
+        self._typical = self._typical.after(total_s / count)
+
+    def has_work_for_long(self) -> bool:
+        """Whether every executor still has more than half of what it may hold, so that a round can wait for company."""
+        usable = self._roster.usable()
+        if self.lanes.drained or not usable:
+            return False
+        return all(len(peer.holdings) > 2 * peer.slots + peer.room(self._typical.seconds) for peer in usable)
+
+    def ask(self, store: Store, lookout: Lookout | None) -> ClaimAsk | None:
+        """What the next claim asks for; `None`: nothing, now.
+
+        Args:
+            lookout: reads the lanes where that is dear; without one they are read here.
+        """
+        if self.lanes.drained and not self._rides_along:
+            return None
+        typical_s, usable = self._typical_now(), self._roster.usable()
+        types = self._roster.types_of(peer for peer in usable if peer.room(typical_s))
+        room = sum(peer.room(typical_s) for peer in usable)
+        free = sum(peer.free_slots for peer in usable)
+        slots = sum(peer.slots for peer in usable)
+        if not types or room <= 0 or (not free and not self._outbox and room < slots):
+            return None  # a few tasks more would not be worth a transaction of their own
+        lanes = self._read(lookout) if lookout is not None and self.lanes.dear else self.lanes.lanes(store)
+        held = Counter(holding.claim.queue for _peer, holding in self._roster.held()) if self.lanes.limited else {}
+        asks = lane_asks(lanes, room, held, self.lanes.marks())
+        if not asks:
+            self.lanes.drained = True
+            return None
+        return ClaimAsk(lanes=asks, limit=room, running=free, types=types, merge=self.lanes.merge)
+
+    def hand_out(self, claims: list[Claim]) -> None:
+        """To whoever has room; back to the database what nobody has room for any more."""
+        usable, typical_s = self._roster.usable(), self._typical_now()
+        shares, left = share_out(claims, usable, typical_s)
+        for peer, share in zip(usable, shares, strict=True):
+            if share:
+                peer.execute(share)
+        for claim in left:
+            self._roster.release(claim)
+
+    @property
+    def _rides_along(self) -> bool:
+        """Outcomes go anyway, and tasks have come lately: a claim with them costs little, and nobody rings one who is awake."""
+        return self._outbox.has_outcomes and self.lanes.poll_s <= FIRST_POLL_S
+
+    def _read(self, lookout: Lookout) -> list[Lane]:
+        """What is known, while somebody else looks."""
+        book, queues = self.lanes, self._queues
+        if book.is_due():
+
+            def tell(found: list[Lane], seconds: float) -> None:
+                book.read(found, time.monotonic(), seconds)
+                book.drained = False
+
+            lookout.send("lanes", lambda store: store.lanes(queues), tell)
+        return book.in_order()
+
+    def _typical_now(self) -> float | None:
+        """The estimate, not less than what runs now has already taken: a long task shows before it ends."""
+        now_ns = time.monotonic_ns()
+        started = [one.started_ns for peer in self._roster for one in peer.holdings.values() if one.started_ns]
+        if not started:
+            return self._typical.seconds
+        return max(self._typical.seconds or 0.0, sum(now_ns - ns for ns in started) / len(started) / 1e9)
