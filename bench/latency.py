@@ -14,7 +14,7 @@ from bench.handlers import clock
 from bench.producer import Produced, check_runs, produced, producing
 from bench.service import Service, wait_until
 from bench.stats import Latency, Spread, latency, ratio, spread
-from bench.target import POSTGRES, NewTarget, PostgresTarget
+from bench.target import POSTGRES, NewTarget, PostgresTarget, Target
 from shiftboss import Client
 
 _SETTLE_S: Final = 3.0
@@ -25,13 +25,15 @@ _LEAD_S: Final = 1.0  # the producer's boot, and a while of load before the firs
 
 class Wakeup(msgspec.Struct, frozen=True, kw_only=True):
     """One pace, over all runs. `start` is the whole way to the handler, `commit` the part that the enqueueing call takes.
-    `load_per_second` is the load that was wanted, `loaded_per_second` the one that there was, `None` where there was none."""
+    `load_per_second` is the load that was wanted, `loaded_per_second` the one that there was, `None` where there was none.
+    `bare_taking`: what the bare way took under the same load; PostgreSQL only."""
 
     every_ms: float
     load_per_second: float
     loaded_per_second: Spread | None = None
     start: Latency
     commit: Latency
+    bare_taking: Latency | None = None
 
 
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +56,7 @@ class Sent(msgspec.Struct, frozen=True):
     start_s: list[float]
     commit_s: list[float]
     load: Produced | None = None
+    bare_s: Sequence[float] = ()
 
 
 def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: float, runs: int) -> Latencies:
@@ -70,7 +73,7 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
             with Client(target.url) as client, Service(target.url, target.folder):
                 wait_until(time.monotonic() + _SETTLE_S)
                 for into, (every_s, count, load) in zip(done, plans, strict=True):
-                    into.append(_loaded(client, target.url, every_s, count, load) if load else pace(client, every_s, count))
+                    into.append(_loaded(client, target, every_s, count, load) if load else pace(client, every_s, count))
             if isinstance(target, PostgresTarget):
                 bare.append(_bare_echoes(target, min(paces), paces[min(paces)], "read_echo"))
                 taking.append(_bare_echoes(target, min(paces), paces[min(paces)], "take_echo"))
@@ -105,22 +108,24 @@ def _wakeup(every_s: float, load_per_second: float, runs: Sequence[Sent]) -> Wak
         loaded_per_second=spread(loads) if loads else None,
         start=latency([one_s for run in runs for one_s in run.start_s]),
         commit=latency([one_s for run in runs for one_s in run.commit_s]),
+        bare_taking=latency([one_s for run in runs for one_s in run.bare_s]) if any(run.bare_s for run in runs) else None,
     )
 
 
-def _loaded(client: Client, url: str, every_s: float, count: int, load_per_second: float) -> Sent:
-    """A pace while another process enqueues no-op tasks.
+def _loaded(client: Client, target: Target, every_s: float, count: int, load_per_second: float) -> Sent:
+    """A pace while another process enqueues no-op tasks, and then as many the bare way.
 
     Raises:
         AssertionError: it did not enqueue as many as it should have.
     """
-    with producing(url, load_per_second, 2 * _LEAD_S + count * every_s) as producer:
+    with producing(target.url, load_per_second, 2 * (_LEAD_S + count * every_s)) as producer:
         wait_until(time.monotonic() + 2 * _LEAD_S)
         sent = pace(client, every_s, count)
+        bare_s = _bare_echoes(target, every_s, count, "take_echo") if isinstance(target, PostgresTarget) else ()
         check_runs(producer)
         load = produced(producer, _PATIENCE_S)
     load.check(load_per_second)
-    return msgspec.structs.replace(sent, load=load)
+    return msgspec.structs.replace(sent, load=load, bare_s=bare_s)
 
 
 def pace(client: Client, every_s: float, count: int) -> Sent:

@@ -148,6 +148,8 @@ def _latency_table(databases: Mapping[str, Figures]) -> Table:
             pace = f"{database}, one every {one.every_ms:g} ms{_load(one)}"
             table.add_row(f"{pace}: enqueue to start", *_milliseconds(one.start))
             table.add_row(f"{pace}: of which the enqueue call", *_milliseconds(one.commit))
+            if one.bare_taking is not None:
+                table.add_row(f"{pace}: bare INSERT and NOTIFY to DELETE and commit", *_milliseconds(one.bare_taking))
         if figures.latency.bare is not None:
             table.add_row(f"{database}, bare INSERT and NOTIFY to SELECT", *_milliseconds(figures.latency.bare))
         if figures.latency.p50_of_bare is not None and figures.latency.p99_of_bare is not None:

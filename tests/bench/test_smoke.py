@@ -53,6 +53,8 @@ def test_quick_bench_has_every_figure(tmp_path: Path, database: str) -> None:
     if database == "postgres":
         assert figures["latency"]["bare"]["count"] == figures["latency"]["bare_taking"]["count"] == 40
         assert figures["latency"]["p50_of_bare_taking"]["median"] > 0
+        loaded = [wakeup for wakeup in figures["latency"]["wakeups"] if wakeup["load_per_second"]]
+        assert [wakeup["bare_taking"]["count"] for wakeup in loaded] == [40]
         assert sync["wal_bytes_per_task"] > 100
         assert 0 < sync["commits_per_task"] < 1  # a transaction is for many
         assert sync["cpu_us_per_task"]["session of shiftboss claimer"] > 0
