@@ -74,9 +74,10 @@ class Lanes:
         return coming > 0 and rng.random() < 0.8
 
     def finish(self, everything: bool = False) -> set[str]:
-        """Some of what runs ends; the queues that it leaves."""
+        """Some of what runs ends, or comes back with its old due time, as what a dead worker held; the queues that it leaves."""
         ended = [task for task in self._running if everything or self.rng.random() < 0.3]
         self._running = [task for task in self._running if task not in ended]
+        self._pending += [task for task in ended if not everything and self.rng.random() < 0.2]
         return {task.queue for task in ended}
 
     def lanes(self, queues: Sequence[str] | None = None) -> list[Lane]:

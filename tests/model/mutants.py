@@ -364,6 +364,30 @@ MUTANTS: Final = (
         "no_due_task",
     ),
     _pure(
+        "what came back before a mark is never looked for",
+        ("shiftboss/actors/lanebook.py", "            self._lower_marks()\n", "            pass\n"),
+        "no_due_task",
+    ),
+    Mutant(
+        "what has just ended is taken for a stray",
+        "pure",
+        "tests/actors/test_claimer_flights.py",
+        (
+            (
+                "shiftboss/actors/sweeps.py",
+                "for one in self._strays(owned) if (one.task_id, one.fence) not in known]",
+                "for one in owned]",
+            ),
+        ),
+        "taken_for_a_stray",
+    ),
+    Mutant(
+        "what a full ledger counts is folded by halves",
+        "postgres",
+        "tests/store/test_store_ledgers.py",
+        ((POSTGRES + "queries.sql", "SELECT :into, type, sum(n) FROM folded", "SELECT :into, type, max(n) FROM folded"),),
+    ),
+    _pure(
         "one restart more than allowed",
         ("shiftboss/supervisor/restart.py", "len(self.restarts) > self.intensity", "len(self.restarts) > self.intensity + 1"),
         "no_child",
