@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from typing import Any, Final
 
 from shiftboss.actors.carrier import Carrier, Flight
@@ -49,7 +50,7 @@ from shiftboss.config import Settings
 from shiftboss.control import Drain, PeerRetiring, Resume, Stop
 from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
-from shiftboss.model import Ended
+from shiftboss.model import Ended, Outcome, Verdict
 from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Store
 from shiftboss.store.open import open_store
 
@@ -256,16 +257,16 @@ class Claimer(ProcessActor):
     # ---- what executors say
 
     def _finished(self, peer: Peer, cells: list[int], ended: list[Ended]) -> None:
-        total_s = 0.0
-        for cell, one in zip(cells, ended, strict=True):
-            holding = peer.finish(cell)
-            if holding is None:
-                continue
-            total_s += one.duration_s
-            self._outbox.end(Waiting(one, holding.claim, peer, cell))
-            if holding.claim.queue in self._lanes.limited:
-                self._lanes.drained = False  # its queue has room again
-        self._claiming.ended(total_s, len(cells))
+        waiting = [
+            Waiting(one, holding.claim, peer, holding.cell)
+            for one, holding in zip(ended, peer.finish(cells), strict=True)
+            if holding is not None
+        ]
+        self._outbox.end(*waiting)
+        limited = self._lanes.limited
+        if limited and any(one.claim is not None and one.claim.queue in limited for one in waiting):
+            self._lanes.drained = False  # its queue has room again
+        self._claiming.ended(sum([one.ended.duration_s for one in waiting]), len(cells))
         if peer.replacing and not any(holding.cancel_reason for holding in peer.holdings.values()):
             peer.accepting, peer.replacing = True, False  # it stopped in time; the process may stay
         self._soon(LINGER_S if self._claiming.has_work_for_long() else 0.0)
@@ -410,11 +411,7 @@ class Claimer(ProcessActor):
             self._claim_times.stored()
         if request.claim is not None:
             self._claim_times.add(seconds)
-            self._lanes.learn(request.claim, reply.claims, seconds)
-        for waiting, verdict, state in self._outbox.settle(parcel, reply):
-            log_ending(log, waiting, verdict, state)
-            if waiting.peer is not None:
-                waiting.peer.mark_stored(waiting.cell)
+        self._are_stored(parcel, reply)
         for burial in self._outbox.buried():
             self.process.tell_parent(burial)
         if self._halt.may_claim and request.worker_id == self._board.worker_id:
@@ -422,6 +419,18 @@ class Claimer(ProcessActor):
         else:  # asked for before it was known
             for claim in reply.claims:
                 self._roster.release(claim)
+        if request.claim is not None:
+            self._lanes.learn(request.claim, reply.claims, seconds)
+
+    def _are_stored(self, parcel: Parcel, reply: Exchanged) -> None:
+        cells = defaultdict[Peer | None, list[int]](list)
+        for waiting, verdict, state in self._outbox.settle(parcel, reply):
+            if verdict is not Verdict.APPLIED or waiting.ended.outcome is not Outcome.SUCCESS:
+                log_ending(log, waiting, verdict, state)
+            cells[waiting.peer].append(waiting.cell)
+        for peer, stored in cells.items():
+            if peer is not None:
+                peer.mark_stored(stored)
 
     def _say_ready(self) -> None:
         if not self._is_ready:

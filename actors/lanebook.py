@@ -124,7 +124,7 @@ class LaneBook:
         if claims:
             self.poll_s = FIRST_POLL_S
         if ask.merge is None:
-            for claim in claims:
+            for claim in claims[-1:] if len(ask.lanes) == 1 else claims:  # those of a lane are in its order
                 self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S
 
     def _step_down(self, ask: ClaimAsk, claims: Sequence[Claim]) -> bool:

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
+
+import msgspec
 
 from shiftboss.actors.peers import Peer
 from shiftboss.control import PeerBuried
@@ -17,7 +19,7 @@ from shiftboss.store.base import Exchanged
 MAX_ENDED: Final = 2_000  # outcomes in one transaction: bounds its length after an outage
 
 
-class Waiting(NamedTuple):
+class Waiting(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One outcome on its way to the database. `peer` is `None` when no executor waits for the news."""
 
     ended: Ended
@@ -118,8 +120,8 @@ class Outbox:
 
     # ---- in
 
-    def end(self, waiting: Waiting) -> None:
-        self._ended.append(waiting)
+    def end(self, *waiting: Waiting) -> None:
+        self._ended.extend(waiting)
 
     def release(self, *leases: Lease) -> None:
         self._releases.extend(leases)
@@ -235,4 +237,4 @@ class _Later:
 
 
 def _without_peer(some: Iterable[Waiting], peer: Peer) -> Iterator[Waiting]:
-    return (one._replace(peer=None) if one.peer is peer else one for one in some)
+    return (Waiting(one.ended, one.claim, None, one.cell) if one.peer is peer else one for one in some)

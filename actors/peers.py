@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import Execute, Hello, ToClaimer
 from shiftboss.actors.planning import distribute, prefetch_depth
@@ -15,8 +17,7 @@ from shiftboss.control import PeerDied
 from shiftboss.model import Claim, Ended
 
 
-@dataclass(slots=True, eq=False)
-class Holding:
+class Holding(msgspec.Struct, eq=False, gc=False):
     """One task at one executor. All times are monotonic."""
 
     claim: Claim
@@ -104,25 +105,26 @@ class Peer:
     def execute(self, claims: list[Claim]) -> None:
         """Send tasks, and the cells whose outcomes are stored."""
         now_s = time.monotonic()
-        cells = [self.free_cells.pop() for _ in claims]
-        for cell, claim in zip(cells, claims, strict=True):
-            self.holdings[cell] = Holding(claim, cell, now_s, start_stored=claim.running)
+        cells = self.free_cells[: -len(claims) - 1 : -1]
+        del self.free_cells[len(self.free_cells) - len(claims) :]
+        pairs = zip(cells, claims, strict=True)
+        self.holdings.update([(cell, Holding(claim, cell, now_s, 0, claim.running)) for cell, claim in pairs])
         self.ref.tell(Execute(self.stored, cells, claims))
         self.stored = []
 
-    def finish(self, cell: int) -> Holding | None:
-        """The outcome of `cell` has come and waits to be stored."""
-        holding = self.holdings.pop(cell, None)
-        if holding is not None:
-            self.storing.add(cell)
-        return holding
+    def finish(self, cells: Sequence[int]) -> list[Holding | None]:
+        """The outcomes of these have come and wait to be stored. `None` where nothing was held."""
+        pop = self.holdings.pop
+        holdings = [pop(cell, None) for cell in cells]
+        self.storing.update(cells if None not in holdings else [one.cell for one in holdings if one is not None])
+        return holdings
 
-    def mark_stored(self, cell: int) -> None:
-        """The outcome of `cell` is in the database."""
-        if cell in self.storing:
-            self.storing.discard(cell)
-            self.stored.append(cell)
-            self.free_cells.append(cell)  # whoever uses it next tells the executor in the same message
+    def mark_stored(self, cells: Sequence[int]) -> None:
+        """The outcomes of these are in the database."""
+        known = [cell for cell in dict.fromkeys(cells) if cell in self.storing]
+        self.storing.difference_update(known)
+        self.stored += known
+        self.free_cells += known  # whoever uses one next tells the executor in the same message
 
     def give_back(self, cell: int) -> Holding | None:
         """The executor has returned `cell` unstarted."""

@@ -225,7 +225,7 @@ class Roster:
                     peer.give_back(cell)
                     self.release(holding.claim)
                     continue
-                peer.finish(cell)
+                peer.finish([cell])
                 ran_s = (time.monotonic_ns() - started_ns) / 1e9
                 info = self.types.get(holding.claim.type)
                 ended = ended_for(holding.claim, info, Outcome.INTERRUPTED, f"interrupted: {why}", ran_s)

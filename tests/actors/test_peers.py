@@ -87,10 +87,10 @@ def test_outcomes_that_wait_to_be_stored_keep_their_cells(wire: Wire) -> None:
     peer = wire.peer
     for _ in range(CELLS):
         peer.execute([claim_of()])
-        assert peer.finish(next(iter(peer.holdings))) is not None
+        assert None not in peer.finish([next(iter(peer.holdings))])
         wire.check()
     assert (peer.free_slots, peer.room(1e-6)) == (2, 0), "no cell is left for anything new"
-    peer.mark_stored(4)
+    peer.mark_stored([4])
     assert peer.room(1e-6) == 1
     wire.check()
 
@@ -100,9 +100,9 @@ def test_the_next_message_tells_what_is_stored_once_and_before_the_cell_is_used_
     first, second = claim_of(), claim_of()
     peer.execute([first])
     (cell,) = peer.holdings
-    peer.finish(cell)
-    peer.mark_stored(cell)
-    peer.mark_stored(cell)
+    peer.finish([cell])
+    peer.mark_stored([cell, cell])
+    peer.mark_stored([cell])
     peer.execute([second])
     peer.execute([claim_of()])
     eventually(lambda: len(wire.arrived) == 3, "three messages arrive")
@@ -121,9 +121,9 @@ def test_messages_name_cells_and_claims_side_by_side(wire: Wire) -> None:
 
 def test_news_of_a_cell_that_is_not_held_changes_nothing(wire: Wire) -> None:
     peer = wire.peer
-    assert peer.finish(3) is None
+    assert peer.finish([3]) == [None]
     assert peer.give_back(3) is None
-    peer.mark_stored(3)
+    peer.mark_stored([3])
     wire.check()
     assert peer.stored == []
 
@@ -171,9 +171,9 @@ def test_no_order_of_news_loses_a_cell(news: list[tuple[str, int]]) -> None:
                 case "execute" if made.peer.room(1e-6):
                     made.peer.execute([claim_of()])
                 case "finish":
-                    made.peer.finish(cell)
+                    made.peer.finish([cell, (cell + 1) % CELLS, cell])
                 case "stored":
-                    made.peer.mark_stored(cell)
+                    made.peer.mark_stored([cell, cell])
                 case "back":
                     made.peer.give_back(cell)
             made.check()
