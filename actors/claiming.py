@@ -94,7 +94,8 @@ class Claiming:
 
             def tell(found: list[Lane], seconds: float) -> None:
                 book.read(found, time.monotonic(), seconds)
-                book.drained = False
+                if found:
+                    book.drained = False
 
             lookout.send("lanes", lambda store: store.lanes(queues), tell)
         return book.in_order()

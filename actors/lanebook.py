@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from shiftboss.actors.pace import Pace
 from shiftboss.actors.planning import MARK_MARGIN_S, order_lanes
 from shiftboss.model import Claim
@@ -34,6 +36,7 @@ class LaneBook:
         self._lanes: list[Lane] = []
         self._limited: frozenset[str] = frozenset()
         self._stale = True
+        self._rung = False
         self._reading, self._looking = Pace(), Pace()
         self._marks: dict[tuple[str, int], float] = {}
         self._barren: set[tuple[str, int]] = set()
@@ -60,6 +63,7 @@ class LaneBook:
         self.poll_s = FIRST_POLL_S if rung else min(self.poll_s * 2, self._longest_poll_s)
         self.drained = False
         self._stale = True
+        self._rung = self._rung or rung
         self._barren = set()
 
     @property
@@ -68,13 +72,22 @@ class LaneBook:
         return self._reading.dear
 
     def is_due(self) -> bool:
-        """Whether the lanes should be read again."""
-        return not self._lanes or self._reading.due(time.monotonic(), 0.0 if self._stale else LANES_FRESH_S)
+        """Whether the lanes should be read again; always where none is known and somebody has rung."""
+        if not self._lanes and (self._rung or not self.dear):
+            return True
+        return self._reading.due(time.monotonic(), 0.0 if self._stale else LANES_FRESH_S)
 
     def read(self, lanes: list[Lane], now_s: float, took_s: float) -> None:
-        """The lanes were read, which took so long."""
-        self._lanes, self._stale = lanes, False
+        """The lanes were read, which took so long.
+
+        Where that is dear, a lane that has just been emptied is kept: a claim from its mark finds at once what comes next.
+        """
         self._reading.taken(now_s, took_s)
+        if self.dear:
+            found = {(lane.queue, lane.priority) for lane in lanes}
+            emptied = [lane for lane in self._lanes if (key := (lane.queue, lane.priority)) in self._marks and key not in found]
+            lanes = [*lanes, *(msgspec.structs.replace(lane, due_at=math.inf) for lane in emptied)]
+        self._lanes, self._stale, self._rung = lanes, False, False
         self._limited = frozenset(lane.queue for lane in lanes if lane.concurrency is not None)
 
     def in_order(self) -> list[Lane]:

@@ -150,6 +150,46 @@ def test_who_knows_of_no_lane_reads_them_however_dear_that_was(clock: Clock) -> 
     assert len(store.lanes_s) == 3
 
 
+def dear_book(clock: Clock) -> LaneBook:
+    """It has claimed from its lane, and to read the lanes takes half a second."""
+    book = LaneBook((), "priority", 1.0)
+    for _ in range(2):
+        book.read([Lane(queue="default", priority=0, due_at=clock.now_s)], clock.now_s, 0.5)
+    ask = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=1)], limit=1, running=1, types=[])
+    book.learn(ask, [claim(clock.now_s)], 0.001)
+    return book
+
+
+def test_a_lane_that_was_emptied_is_asked_on_from_its_mark_while_lanes_are_dear_to_read(clock: Clock) -> None:
+    book = dear_book(clock)
+    mark = book.marks()["default", 0]
+    book.read([Lane(queue="other", priority=0, due_at=clock.now_s)], clock.now_s, 0.5)
+    assert {lane.queue for lane in book.in_order()} == {"default", "other"}
+    clock.now_s += 10.0
+    assert book.marks()["default", 0] == mark, "no look at what has left it"
+    book.read([], clock.now_s, 0.5)
+    assert [lane.queue for lane in book.in_order()] == ["default"], "the other has never given anything"
+    for _ in range(2):
+        book.read([], clock.now_s, 0.001)
+    assert book.in_order() == []
+
+
+def test_where_no_lane_is_known_and_they_are_dear_to_read_a_ring_has_them_read_and_a_poll_waits(clock: Clock) -> None:
+    book = LaneBook((), "priority", 1.0)
+    for _ in range(2):
+        book.read([], clock.now_s, 0.5)
+    clock.now_s += 1.0
+    book.look_again(rung=False)
+    assert not book.is_due()
+    book.look_again(rung=True)
+    book.look_again(rung=False)
+    assert book.is_due()
+    book.read([], clock.now_s, 0.5)
+    assert not book.is_due()
+    clock.now_s += pace.PAUSE_BY_COST * 0.5 + 0.1
+    assert book.is_due()
+
+
 def test_one_slow_look_on_a_busy_machine_changes_nothing() -> None:
     found = pace.Pace()
     for took_s in (0.001, 5.0, 0.001):
