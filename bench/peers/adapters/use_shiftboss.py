@@ -8,6 +8,7 @@ import sys
 from bench.handlers import mark
 from bench.peers.adapters import harness
 from shiftboss import Client
+from shiftboss.model import new_task_id
 from shiftboss.store.open import open_store
 
 
@@ -30,6 +31,7 @@ def work() -> None:
 
 def pace(count: int, every_s: float) -> None:
     with Client(harness.URL) as client:
+        client.get(new_task_id())  # the others have connected, too, before the first call that counts
         harness.paced(lambda number, now: client.enqueue(mark, number, now), count, every_s)
 
 
