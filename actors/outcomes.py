@@ -9,8 +9,8 @@ from typing import Final
 
 from shiftboss.model import Ended
 
-# Each batch costs both ends a few switches of threads; the claimer gathers for longer while there is work.
-LINGER_S: Final = 0.001
+# Each batch costs both ends a few switches of threads. They gather only while tasks wait here, so no slot waits for an answer.
+LINGER_S: Final = 0.010
 
 
 class Outcomes:
