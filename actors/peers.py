@@ -10,7 +10,7 @@ import msgspec
 
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import Execute, Hello, ToClaimer
-from shiftboss.actors.planning import distribute, prefetch_depth
+from shiftboss.actors.planning import PATIENCE_WINDOW_S, PREFETCH_WINDOW_S, distribute, prefetch_depth
 from shiftboss.actors.retire_plan import Retirement
 from shiftboss.actors.table import Table
 from shiftboss.control import PeerDied
@@ -95,11 +95,11 @@ class Peer:
     def free_slots(self) -> int:
         return max(0, self.slots - len(self.holdings)) if self.usable else 0
 
-    def room(self, typical_s: float | None) -> int:
-        """How many more tasks may be sent to this executor."""
+    def room(self, typical_s: float | None, window_s: float = PREFETCH_WINDOW_S) -> int:
+        """How many more tasks may be sent to this executor, so that each starts within the window."""
         if not self.usable:
             return 0
-        depth = prefetch_depth(self.slots, typical_s, self.table.cells // 2)
+        depth = prefetch_depth(self.slots, typical_s, self.table.cells // 2, window_s)
         return max(0, min(self.slots + depth - len(self.holdings), len(self.free_cells)))
 
     def execute(self, claims: list[Claim]) -> None:
@@ -155,7 +155,9 @@ def share_out(claims: list[Claim], peers: Sequence[Peer], typical_s: float | Non
     shares: list[list[Claim]] = [[] for _ in peers]
     if len({peer.types for peer in peers}) > 1:
         return shares, _share_out_by_type(claims, peers, typical_s, shares)
-    places = distribute(len(claims), [peer.free_slots for peer in peers], [peer.room(typical_s) for peer in peers])
+    places = distribute(
+        len(claims), [peer.free_slots for peer in peers], [peer.room(typical_s, PATIENCE_WINDOW_S) for peer in peers]
+    )
     for claim, place in zip(claims, places, strict=False):
         shares[place].append(claim)
     return shares, claims[len(places) :]
@@ -166,7 +168,7 @@ def _share_out_by_type(
 ) -> list[Claim]:
     """While executors of the old and of the new code work side by side; free slots first."""
     free = [peer.free_slots for peer in peers]
-    room = [peer.room(typical_s) for peer in peers]
+    room = [peer.room(typical_s, PATIENCE_WINDOW_S) for peer in peers]
     left = []
     for claim in claims:
         able = [place for place, peer in enumerate(peers) if room[place] > 0 and claim.type in peer.types]

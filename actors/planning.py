@@ -12,6 +12,9 @@ from shiftboss.store.base import Lane, LaneAsk
 
 # Prefetched work should start within this time: enough to hide a round trip to the database, too little to hoard.
 PREFETCH_WINDOW_S: Final = 0.25
+# What has been claimed goes back only when it would wait for longer than this: the estimate moves between a claim and its
+# answer, and to give a task back and claim it again is two more changes of its row.
+PATIENCE_WINDOW_S: Final = 1.0
 # A lane is read from so long before the last due time seen: an enqueue is seen some milliseconds after its time, and whatever has
 # left the lane since then is stepped over by every claim. What comes later than that is found by the next look from the start.
 MARK_MARGIN_S: Final = 0.1
@@ -58,11 +61,11 @@ class Typical:
         return Typical(self.seconds + _FALLING * (mean_s - self.seconds))
 
 
-def prefetch_depth(slots: int, typical_s: float | None, longest: int) -> int:
+def prefetch_depth(slots: int, typical_s: float | None, longest: int, window_s: float = PREFETCH_WINDOW_S) -> int:
     """How many tasks may wait at an executor beyond its slots: what it works off within the window, at most `longest`."""
     if typical_s is None:
         return 0  # nothing is known yet: take what can start now
-    return min(longest, int(slots * PREFETCH_WINDOW_S / max(typical_s, 1e-6)))
+    return min(longest, int(slots * window_s / max(typical_s, 1e-6)))
 
 
 def order_lanes(lanes: Sequence[Lane], strategy: str, rng: random.Random) -> list[Lane]:

@@ -210,6 +210,19 @@ def test_a_type_that_both_know_goes_where_a_slot_is_free() -> None:
     assert shared((("a", "c"), ("b", "c")), "ac") == (["a", "c"], "")
 
 
+@pytest.mark.parametrize("types", [[("a",), ("a",)], [("a", "b"), ("a",)]], ids=["alike", "by type"])
+def test_what_was_claimed_stays_when_tasks_turn_out_a_little_longer_and_goes_back_when_much(types: list[tuple[str, ...]]) -> None:
+    """The estimate has moved between the claim and its answer. To go back and be claimed again is two more changes of a row."""
+    made = [Wire(slots=2, cells=64, types=names) for names in types]
+    peers = [one.peer for one in made]
+    claims = [claim_of(type_="a") for _ in range(sum(peer.room(0.05) for peer in peers))]
+    assert len(claims) == 24
+    assert share_out(claims, peers, 0.15)[1] == []
+    assert len(share_out(claims, peers, 0.5)[1]) == 12
+    for one in made:
+        one.close()
+
+
 def test_executors_of_the_same_types_share_evenly() -> None:
     shares, left = shared((("a",), ("a",)), "aaaa", slots=2)
     assert (shares, left) == (["aa", "aa"], "")
