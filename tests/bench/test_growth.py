@@ -109,13 +109,13 @@ def test_a_lasting_load_that_is_broken_off_keeps_what_it_has_measured(target: Ta
 
     def keep(one: Lasting) -> None:
         kept.append(one)
-        if len(one.samples) == 2:
+        # The service stores its counters once a second, a stretch may end before it has done so.
+        if len(one.samples) >= 2 and any(sample.claims for sample in one.samples):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         measure(lambda: target, 50.0, 1.0, 0.0, 0.5, keep)
-    assert [(len(one.samples), one.sent) for one in kept] == [(1, None), (2, None)]
-    assert sum(sum(one.claims.values()) for one in kept[-1].samples) > 0
+    assert [(len(one.samples), one.sent) for one in kept] == [(number, None) for number in range(1, len(kept) + 1)]
 
 
 def test_only_waits_for_rows_and_transactions_count_against_claimers() -> None:
