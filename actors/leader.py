@@ -123,8 +123,9 @@ class Leader(ProcessActor):
         self._tell(recovered)
         if recovered.pending + recovered.dead_letter >= RECOVER_LIMIT:
             return 0.0
-        now_s = time.monotonic()
-        self._pace.taken(now_s, now_s - began_s)
+        if not (recovered.workers or recovered.pending or recovered.dead_letter):  # what is found was worth its time
+            now_s = time.monotonic()
+            self._pace.taken(now_s, now_s - began_s)
         next_in_s = recovered.next_in_s if recovered.next_in_s is not None else LONGEST_WAIT_S
         return max(min(max(next_in_s, 0.0) + AFTER_EXPIRY_S, LONGEST_WAIT_S), self._pace.pause_s)
 

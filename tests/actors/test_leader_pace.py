@@ -18,12 +18,12 @@ from shiftboss.store.base import Recovered
 class Store:
     """Answers after a while."""
 
-    def __init__(self, *took_s: float, pending: int = 0) -> None:
-        self.took_s, self.pending = iter(took_s), pending
+    def __init__(self, *took_s: float, **found: Any) -> None:
+        self.took_s, self.found = iter(took_s), found
 
     def recover(self, _lease: object, _limit: int) -> Recovered:
         threading.Event().wait(next(self.took_s))
-        return Recovered(pending=self.pending, next_in_s=0.5)
+        return Recovered(next_in_s=0.5, **self.found)
 
 
 def leader_of(store: Any, monkeypatch: pytest.MonkeyPatch) -> Leader:
@@ -45,3 +45,9 @@ def test_a_look_that_is_dear_each_time_is_taken_more_seldom(monkeypatch: pytest.
 def test_the_tasks_of_the_dead_are_recovered_one_batch_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     leader = leader_of(Store(0.1, 0.1, 0.1, pending=RECOVER_LIMIT), monkeypatch)
     assert [leader._recover() for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("found", [{"workers": ["w1"]}, {"pending": 3}, {"dead_letter": 1}])
+def test_whoever_finds_something_looks_again_as_soon_as_ever(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]) -> None:
+    leader = leader_of(Store(0.3, 0.3, 0.3, **found), monkeypatch)
+    assert max(leader._recover() for _ in range(3)) < 1.0
