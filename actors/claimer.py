@@ -67,10 +67,6 @@ FOLD_S: Final = 1.0
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
 
 
-def _of_lanes(settings: Settings) -> tuple[tuple[str, ...], str, float]:
-    return settings.only_queues, settings.claim_strategy, settings.claim_interval_s
-
-
 class Claimer(ProcessActor):
     """Claims for the free slots and stores what finished."""
 
@@ -109,10 +105,9 @@ class Claimer(ProcessActor):
         name = f"shiftboss {self.process.name}"
         return open_store(self.settings.database_url, application_name=name, create=False, memory=self.process.board)
 
-    def reloaded(self, old: Settings) -> None:
+    def reloaded(self, old: Settings) -> None:  # noqa: ARG002  whoever keeps something of them knows what it keeps
         new = self.settings
-        if _of_lanes(old) != _of_lanes(new):
-            self._claiming.change(new)
+        self._claiming.change(new)
         self._watcher.grace_s = new.cancel_grace_s
         self._timer.sooner("reconcile", new.heartbeat_interval_s)
         self._soon()

@@ -26,12 +26,15 @@ class Claiming:
     def __init__(self, settings: Settings, roster: Roster, outbox: Outbox) -> None:
         self._roster, self._outbox = roster, outbox
         self._typical = Typical()
+        self._of_lanes: tuple[tuple[str, ...], str, float] | None = None
         self.change(settings)
 
     def change(self, settings: Settings) -> None:
-        """With other settings what was known of the lanes says nothing."""
-        self._queues = settings.only_queues or None
-        self.lanes = LaneBook(settings.only_queues, settings.claim_strategy, settings.claim_interval_s)
+        """Where these are not what the lanes were read for, what was known of them says nothing."""
+        of_lanes = settings.only_queues, settings.claim_strategy, settings.claim_interval_s
+        if of_lanes != self._of_lanes:
+            self._of_lanes, self._queues = of_lanes, settings.only_queues or None
+            self.lanes = LaneBook(*of_lanes)
 
     @property
     def typical_s(self) -> float | None:
@@ -97,7 +100,8 @@ class Claiming:
                 if found:
                     book.drained = False
 
-            lookout.send("lanes", lambda store: store.lanes(queues), tell)
+            miss = lambda seconds: book.missed(time.monotonic(), seconds)  # noqa: E731
+            lookout.send("lanes", lambda store: store.lanes(queues), tell, miss)
         return book.in_order()
 
     def _typical_now(self) -> float | None:

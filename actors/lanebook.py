@@ -37,6 +37,7 @@ class LaneBook:
         self._limited: frozenset[str] = frozenset()
         self._stale = True
         self._rung = False
+        self._missed = False  # the last reading had no answer
         self._reading, self._looking = Pace(), Pace()
         self._marks: dict[tuple[str, int], float] = {}
         self._barren: set[tuple[str, int]] = set()
@@ -73,7 +74,7 @@ class LaneBook:
 
     def is_due(self) -> bool:
         """Whether the lanes should be read again; always where none is known and somebody has rung."""
-        if not self._lanes and (self._rung or not self.dear):
+        if not self._lanes and not self._missed and (self._rung or not self.dear):
             return True
         return self._reading.due(time.monotonic(), 0.0 if self._stale else LANES_FRESH_S)
 
@@ -87,8 +88,13 @@ class LaneBook:
             found = {(lane.queue, lane.priority) for lane in lanes}
             emptied = [lane for lane in self._lanes if (key := (lane.queue, lane.priority)) in self._marks and key not in found]
             lanes = [*lanes, *(msgspec.structs.replace(lane, due_at=math.inf) for lane in emptied)]
-        self._lanes, self._stale, self._rung = lanes, False, False
+        self._lanes, self._stale, self._rung, self._missed = lanes, False, False, False
         self._limited = frozenset(lane.queue for lane in lanes if lane.concurrency is not None)
+
+    def missed(self, now_s: float, took_s: float) -> None:
+        """The lanes could not be read, which took so long: what is known stands."""
+        self._reading.missed(now_s, took_s)
+        self._missed = True
 
     def in_order(self) -> list[Lane]:
         """The lanes that are known, in the order in which to drain them."""

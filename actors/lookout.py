@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from shiftboss.actors.carrier import Carrier
 from shiftboss.actors.outage import Outage
-from shiftboss.actors.pace import Pace
-from shiftboss.actors.scout import Ask, Scout
+from shiftboss.actors.pace import DEAR_PAUSE_S, Pace
+from shiftboss.actors.scout import Ask, Miss, Scout, Tell
 from shiftboss.actors.timer import Timer
 from shiftboss.errors import StoreUnavailable
 
@@ -37,23 +37,22 @@ class Lookout:
             tell(answer)
 
         if self._paces[name].dear and self._carrier.flies:
-            taken = self._outage.lasting or self._scout.send(name, ask, paced)
-        else:
-            taken = self._at_once(ask, paced)
-        if not taken:
+            if not self._outage.lasting and not self._scout.send(name, ask, paced, lambda seconds: self._missed(name, seconds)):
+                self._timer.after(name, DEAR_PAUSE_S)  # what it is out for takes its time
+        elif not self._at_once(ask, paced):
             self._timer.after(name, AGAIN_S)
 
     def now(self, ask: Ask, tell: Callable[[Any], None]) -> None:
         """Have the answer told at once, or never."""
         self._at_once(ask, lambda answer, _seconds: tell(answer))
 
-    def send(self, name: str, ask: Ask, tell: Callable[[Any, float], None]) -> None:
-        """Have the scout ask, unless it is away; `tell` is also told how many seconds that took."""
+    def send(self, name: str, ask: Ask, tell: Tell, miss: Miss) -> None:
+        """Have the scout ask, unless it is away."""
         if not self._outage.lasting:
-            self._scout.send(name, ask, tell)
+            self._scout.send(name, ask, tell, miss)
 
     def back(self) -> None:
-        """The scout is. Where it got no answer, its next look is soon enough."""
+        """The scout is. Where it got no answer, its next look is soon enough, and not sooner for that."""
         try:
             self._scout.back().tell()
         except StoreUnavailable:
@@ -81,7 +80,13 @@ class Lookout:
         return True
 
     def _taken(self, name: str, seconds: float) -> None:
-        pace = self._paces[name]
-        pace.taken(time.monotonic(), seconds)
-        if pace.pause_s:
-            self._timer.later(name, pace.pause_s)
+        self._paces[name].taken(time.monotonic(), seconds)
+        self._set_timer(name)
+
+    def _missed(self, name: str, seconds: float) -> None:
+        self._paces[name].missed(time.monotonic(), seconds)
+        self._set_timer(name)
+
+    def _set_timer(self, name: str) -> None:
+        if pause_s := self._paces[name].pause_s:
+            self._timer.later(name, pause_s)

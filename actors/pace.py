@@ -29,6 +29,11 @@ class Pace:
         self._taken_s, self._before_s = now_s, took_s
         self.pause_s = min(PAUSE_BY_COST * cost_s, LONGEST_PAUSE_S) if cost_s > CHEAP_S else 0.0
 
+    def missed(self, now_s: float, took_s: float) -> None:
+        """A look has had no answer: what it would have cost nobody knows, and the next one may have none either."""
+        self._taken_s = now_s
+        self.pause_s = min(max(PAUSE_BY_COST * took_s, DEAR_PAUSE_S), LONGEST_PAUSE_S)
+
     @property
     def dear(self) -> bool:
         """Whether nobody should wait for the next look."""

@@ -13,13 +13,14 @@ from shiftboss.store.base import Store
 
 Ask = Callable[[Store], Any]
 Tell = Callable[[Any, float], None]  # the answer, and how many seconds it took
+Miss = Callable[[float], None]  # how many seconds it took to get none
 
 
 class Look:
     """One question to the database."""
 
-    def __init__(self, name: str, ask: Ask, tell: Tell) -> None:
-        self.name, self._ask, self._tell = name, ask, tell
+    def __init__(self, name: str, ask: Ask, tell: Tell, miss: Miss) -> None:
+        self.name, self._ask, self._tell, self._miss = name, ask, tell, miss
         self._answer: Any = None
         self._error: BaseException | None = None
         self._seconds = 0.0
@@ -40,6 +41,7 @@ class Look:
             StoreUnavailable: there is none.
         """
         if self._error is not None:
+            self._miss(self._seconds)
             raise self._error
         self._tell(self._answer, self._seconds)
 
@@ -63,11 +65,11 @@ class Scout:
     def busy(self) -> bool:
         return self._under_way is not None
 
-    def send(self, name: str, ask: Ask, tell: Tell) -> bool:
+    def send(self, name: str, ask: Ask, tell: Tell, miss: Miss) -> bool:
         """Take this look; false when another one is under way, or no thread can be had."""
         if self.busy or not self._started():
             return False
-        self._under_way = Look(name, ask, tell)
+        self._under_way = Look(name, ask, tell, miss)
         self._looks.put(self._under_way)
         return True
 

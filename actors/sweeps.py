@@ -50,7 +50,8 @@ class Sweeps:
             case "fold":
                 ledgers = self._carrier.ledgers
                 names = ledgers.full_of(worker_id)
-                self._lookout.look(name, lambda store: store.fold_ledgers(worker_id, names), lambda _: ledgers.folded(names))
+                if names:
+                    self._lookout.look(name, lambda store: store.fold_ledgers(worker_id, names), lambda _: ledgers.folded(names))
 
     def _cancel(self, requests: Sequence[Lease]) -> None:
         """Stop what somebody wants cancelled."""

@@ -13,7 +13,7 @@ from actor_harness import memory
 
 from shiftboss.actors.board import Board
 from shiftboss.actors.carrier import Carrier
-from shiftboss.actors.lookout import AGAIN_S, Lookout
+from shiftboss.actors.lookout import Lookout
 from shiftboss.actors.messages import Looked
 from shiftboss.actors.outage import Outage
 from shiftboss.actors.pace import CHEAP_S, DEAR_PAUSE_S, PAUSE_BY_COST
@@ -105,7 +105,7 @@ def test_one_look_at_a_time_the_next_one_comes_again() -> None:
     may = threading.Event()
     scene.look(lambda _store: may.wait(10))
     scene.look(lambda _store: pytest.fail("two at a time"))
-    assert scene.timer.set == [("name", AGAIN_S)]
+    assert scene.timer.set == [("name", DEAR_PAUSE_S)]
     may.set()
     scene.comes_back()
     assert scene.told == [True]
@@ -147,6 +147,21 @@ def test_nothing_is_looked_for_while_the_database_is_away() -> None:
     scene.outage.wait_s(StoreUnavailable("gone"))
     scene.look(lambda _store: pytest.fail("it is away"))
     scene.lookout.now(lambda _store: pytest.fail("it is away"), scene.told.append)
-    scene.lookout.send("name", lambda _store: pytest.fail("it is away"), lambda _answer, _seconds: None)
+    scene.lookout.send("name", lambda _store: pytest.fail("it is away"), lambda _answer, _seconds: None, pytest.fail)
     assert not scene.told and not scene.timer.set
     assert CHEAP_S < DEAR_S
+
+
+def test_a_look_without_an_answer_is_not_taken_again_at_once() -> None:
+    scene = Scene()
+    scene.is_dear()
+
+    def refuse(_store: object) -> None:
+        threading.Event().wait(0.1)
+        raise StoreUnavailable("statement timeout")
+
+    scene.look(refuse)
+    scene.comes_back()
+    ((name, pause_s),) = scene.timer.set
+    assert name == "name"
+    assert pause_s >= PAUSE_BY_COST * 0.1

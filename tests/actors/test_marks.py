@@ -190,6 +190,22 @@ def test_where_no_lane_is_known_and_they_are_dear_to_read_a_ring_has_them_read_a
     assert book.is_due()
 
 
+def test_lanes_that_could_not_be_read_are_read_again_later_however_often_somebody_rings(clock: Clock) -> None:
+    """A look that ends with a timeout has had the database work for it all the same."""
+    book = LaneBook((), "priority", 1.0)
+    for _ in range(2):
+        book.read([], clock.now_s, 0.5)
+    book.missed(clock.now_s, 2.0)
+    book.look_again(rung=True)
+    clock.now_s += pace.PAUSE_BY_COST * 2.0 - 1.0
+    assert not book.is_due()
+    clock.now_s += 2.0
+    assert book.is_due()
+    book.read([], clock.now_s, 0.5)
+    book.look_again(rung=True)
+    assert book.is_due()
+
+
 def test_one_slow_look_on_a_busy_machine_changes_nothing() -> None:
     found = pace.Pace()
     for took_s in (0.001, 5.0, 0.001):
