@@ -109,16 +109,22 @@ def test_claims_and_ends_go_by_their_indexes(crowded: PostgresStore, merge: str 
         assert pages(plan) < 80 * BATCH
 
 
-@pytest.mark.parametrize("merge", [None, "fifo", "lifo"])
-def test_rows_are_found_by_their_keys_where_a_vacuum_saw_an_empty_table(pg_database: str, merge: str | None) -> None:
-    """A queue is empty most of the time. A million tasks later the plans made for that would read all of them for every batch."""
-    store = open_postgres(pg_database)
+def seen_empty(dsn: str) -> PostgresStore:
+    """A database in which the last vacuum has seen nothing but empty pages of tasks."""
+    store = open_postgres(dsn)
     store.migrate()
-    with psycopg.connect(pg_database, autocommit=True) as connection:
+    with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)")
         connection.execute(_FUTURE, (1_000,))
         connection.execute("DELETE FROM tasks")
         connection.execute("VACUUM (ANALYZE, TRUNCATE off) tasks")
+    return store
+
+
+@pytest.mark.parametrize("merge", [None, "fifo", "lifo"])
+def test_rows_are_found_by_their_keys_where_a_vacuum_saw_an_empty_table(pg_database: str, merge: str | None) -> None:
+    """A queue is empty most of the time. A million tasks later the plans made for that would read all of them for every batch."""
+    store = seen_empty(pg_database)
     store.enqueue([new() for _ in range(5 * BATCH)])
     with watched_plans(store) as plans:
         first, second, third, fourth, fifth = [exchange(store, [], merge) for _ in range(5)]
@@ -291,13 +297,7 @@ def test_cancel_requests_are_found_behind_a_held_snapshot(crowded: PostgresStore
 
 
 def test_cancel_requests_go_by_their_index_where_a_vacuum_saw_an_empty_table(pg_database: str) -> None:
-    store = open_postgres(pg_database)
-    store.migrate()
-    with psycopg.connect(pg_database, autocommit=True) as connection:
-        connection.execute("ALTER TABLE tasks SET (autovacuum_enabled = off)")
-        connection.execute(_FUTURE, (1_000,))
-        connection.execute("DELETE FROM tasks")
-        connection.execute("VACUUM (ANALYZE) tasks")
+    store = seen_empty(pg_database)
     with watched_plans(store) as plans:
         for _ in range(ROUNDS):
             assert store.cancel_requests("w1") == []
