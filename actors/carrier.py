@@ -6,49 +6,19 @@ A large round flies instead: the thread asks the database, and what it answers c
 
 from __future__ import annotations
 
-import queue
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Final
 
+from shiftboss.actors.flight import Flight, Orders, fly
 from shiftboss.actors.ledgers import Ledgers
 from shiftboss.actors.messages import Landed
 from shiftboss.actors.outbox import Parcel
-from shiftboss.store.base import Exchange, Exchanged, Store
+from shiftboss.store.base import Exchange, Store
 
-
-class Flight:
-    """One round under way.
-
-    Attributes:
-        seconds: how long the database took, once it has landed.
-    """
-
-    def __init__(self, lane: int, request: Exchange, parcel: Parcel) -> None:
-        self.lane, self.request, self.parcel = lane, request, parcel
-        self.reply: Exchanged | None = None
-        self.error: BaseException | None = None
-        self.seconds = 0.0
-
-    def carry(self, store: Store) -> None:
-        """Ask the database; called in the thread."""
-        sent_s = time.monotonic()
-        try:
-            self.reply = store.exchange(self.request)
-        except BaseException as error:  # noqa: BLE001  the actor raises it again, in its own thread
-            self.error = error
-        self.seconds = time.monotonic() - sent_s
-
-    def answer(self) -> Exchanged:
-        """What the database said.
-
-        Raises:
-            StoreUnavailable: the outcome is unknown.
-        """
-        if self.error is not None:
-            raise self.error
-        assert self.reply is not None
-        return self.reply
+IN_LINE: Final = 2  # claims on one connection: one that the server works on, and one that it has next
 
 
 class Carrier:
@@ -66,8 +36,8 @@ class Carrier:
     def __init__(self, stores: Sequence[Store], land: Callable[[Landed], None]) -> None:
         self._stores, self._land = stores, land
         self.ledgers = Ledgers()
-        self._flights: dict[int, Flight] = {}
-        self._orders: dict[int, queue.SimpleQueue[Flight]] = {}
+        self._flights: dict[int, deque[Flight]] = {}
+        self._orders: dict[int, Orders] = {}
 
     @property
     def idle(self) -> Store | None:
@@ -85,9 +55,22 @@ class Carrier:
         return len(self._stores) > 1
 
     @property
-    def claiming(self) -> bool:
-        """Whether a round under way has asked for tasks."""
-        return any(flight.request.claim is not None for flight in self._flights.values())
+    def claiming(self) -> int:
+        """How many tasks the rounds under way have asked for."""
+        return sum(flight.request.claim.limit for flight in self._under_way() if flight.request.claim is not None)
+
+    @property
+    def line(self) -> int | None:
+        """The connection on which one claim is under way and another may wait in line."""
+        claiming = [flights for flights in self._flights.values() if any(one.request.claim is not None for one in flights)]
+        if len(claiming) == 1 and len(claiming[0]) < IN_LINE and claiming[0][0].is_claim:
+            return claiming[0][0].lane
+        return None
+
+    @property
+    def counting(self) -> bool:
+        """Whether a round under way takes counters along."""
+        return any(flight.request.counters for flight in self._under_way())
 
     def ledger(self, worker_id: str, writes: bool) -> str:
         """For `Exchange.ledger` of a round that goes now; `writes`: what it is sent with is not empty."""
@@ -99,18 +82,22 @@ class Carrier:
 
         One that writes nothing takes the last connection, so that what has ended is counted on the first as long as it can be.
         """
-        lane = self._free_lane(last=not parcel)
+        lane = self._free_lane(last=not parcel) if not self.claiming or request.claim is None else self.line
         assert lane is not None, "nobody may send while all are under way"
         if lane not in self._orders and not self._start(lane):
             return False
         flight = Flight(lane, request, parcel)
-        self._flights[lane] = flight
+        self._flights.setdefault(lane, deque()).append(flight)
         self._orders[lane].put(flight)
         return True
 
     def landed(self, message: Landed) -> Flight:
         """The round that this is the news of; it is over."""
-        return self._flights.pop(message.lane)
+        flights = self._flights[message.lane]
+        flight = flights.popleft()
+        if not flights:
+            del self._flights[message.lane]
+        return flight
 
     def close(self) -> None:
         """Close what nobody uses; who is under way ends with the process."""
@@ -122,17 +109,17 @@ class Carrier:
         free = [lane for lane in range(len(self._stores)) if lane not in self._flights]
         return free[-1 if last else 0] if free else None
 
+    def _under_way(self) -> Iterator[Flight]:
+        return chain.from_iterable(self._flights.values())
+
     def _start(self, lane: int) -> bool:
-        orders: queue.SimpleQueue[Flight] = queue.SimpleQueue()
-        thread = threading.Thread(target=self._run, args=(lane, orders), name=f"shiftboss-round-{lane + 1}", daemon=True)
+        orders = Orders()
+        given = (self._stores[lane], orders, lambda: self._land(Landed(lane)))
+        thread = threading.Thread(target=fly, args=given, name=f"shiftboss-round-{lane + 1}", daemon=True)
         try:
             thread.start()
         except (RuntimeError, MemoryError):  # at a limit on threads or memory
+            orders.close()
             return False
         self._orders[lane] = orders
         return True
-
-    def _run(self, lane: int, orders: queue.SimpleQueue[Flight]) -> None:
-        while True:
-            orders.get().carry(self._stores[lane])
-            self._land(Landed(lane))

@@ -14,11 +14,12 @@ import time
 from collections import defaultdict
 from typing import Any, Final
 
-from shiftboss.actors.carrier import Carrier, Flight
+from shiftboss.actors.carrier import Carrier
 from shiftboss.actors.claim_times import ClaimTimes
 from shiftboss.actors.claiming import Claiming
 from shiftboss.actors.doorbell import Doorbell
 from shiftboss.actors.endings import log_ending
+from shiftboss.actors.flight import Flight
 from shiftboss.actors.halt import Halt
 from shiftboss.actors.lanebook import FIRST_POLL_S, LaneBook
 from shiftboss.actors.lookout import Lookout
@@ -305,14 +306,14 @@ class Claimer(ProcessActor):
             self._timer.after("round", FIRST_POLL_S)
             return
         store = self._carrier.idle
-        if store is None or self._waits_for_landing():
+        if (store is None and self._carrier.line is None) or self._waits_for_landing():
             return  # whoever lands has the next one
         try:
             self._check_identity()
             request = self._carry(store)
             if self._carrier.busy:
                 if request is not None:  # the next look, when there may be enough for another one
-                    self._soon(0.0 if self._outbox.waiting >= LARGE else LINGER_S)
+                    self._soon(0.0 if self._outbox.waiting >= LARGE or self._carrier.line is not None else LINGER_S)
                 return
             self._outage.over()
         except StoreUnavailable as error:
@@ -325,16 +326,22 @@ class Claimer(ProcessActor):
         """Beside a round under way there can only be another large one, and only while what it may get is known."""
         if not self._carrier.busy:
             return False
-        return self._landing or self._outbox.cautious or (self._carrier.claiming and self._outbox.waiting < LARGE)
+        may_claim = not self._carrier.claiming or self._carrier.line is not None
+        return self._landing or self._outbox.cautious or not (may_claim or self._outbox.waiting >= LARGE)
 
-    def _carry(self, store: Store) -> Exchange | None:
-        """Have a round: here and now, or in flight when it is large. What was asked; `None`: there was nothing to ask."""
+    def _carry(self, store: Store | None) -> Exchange | None:
+        """Have a round: here and now, or in flight when it is large. What was asked; `None`: there was nothing to ask.
+
+        Without a store that nobody uses a claim can wait in line.
+        """
         ask = self._claim_ask(store)
         manner = self._manner(ask)
         if manner is Manner.NOT_YET or (ask is None and not self._outbox):
             return None
+        if store is None and manner is not Manner.CLAIM_FLIES:
+            return None
         parcel = self._outbox.nothing() if manner is Manner.CLAIM_FLIES else self._outbox.take()
-        counters = () if self._carrier.busy else self._claim_times.due()
+        counters = () if manner is Manner.CLAIM_FLIES or self._carrier.counting else self._claim_times.due()
         request = Exchange(
             worker_id=self._worker_id,
             ended=parcel.ended,
@@ -349,6 +356,7 @@ class Claimer(ProcessActor):
         )
         if manner is not Manner.HERE and self._carrier.send(request, parcel):
             return request
+        assert store is not None  # only what has a thread goes without
         sent_s = time.monotonic()
         try:
             reply = store.exchange(request)
@@ -395,10 +403,10 @@ class Claimer(ProcessActor):
         self._sweeps.clear_doubts(self._worker_id)
         self._after_look()
 
-    def _claim_ask(self, store: Store) -> ClaimAsk | None:
-        if not self._halt.may_claim or self._carrier.claiming:
+    def _claim_ask(self, store: Store | None) -> ClaimAsk | None:
+        if not self._halt.may_claim or (self._carrier.claiming and (self._carrier.line is None or self._outage.lasting)):
             return None  # two claims at a time would pass over each other's rows, one by one
-        return self._claiming.ask(store, self._lookout if self._carrier.flies else None)
+        return self._claiming.ask(store, self._lookout if self._carrier.flies else None, self._carrier.claiming)
 
     def _settle(self, request: Exchange, parcel: Parcel, reply: Exchanged, seconds: float) -> None:
         """The transaction is committed: tell the executors and the parent, send out the claims."""

@@ -9,7 +9,7 @@ from shiftboss.actors.lanebook import FIRST_POLL_S, LaneBook
 from shiftboss.actors.lookout import Lookout
 from shiftboss.actors.outbox import Outbox
 from shiftboss.actors.peers import share_out
-from shiftboss.actors.planning import Typical, lane_asks
+from shiftboss.actors.planning import LARGE, MOST_IN_FLIGHT, Typical, lane_asks
 from shiftboss.actors.roster import Roster
 from shiftboss.config import Settings
 from shiftboss.model import Claim
@@ -52,28 +52,37 @@ class Claiming:
             return False
         return all(len(peer.holdings) > 2 * peer.slots + peer.room(self._typical.seconds) for peer in usable)
 
-    def ask(self, store: Store, lookout: Lookout | None) -> ClaimAsk | None:
+    def ask(self, store: Store | None, lookout: Lookout | None, under_way: int = 0) -> ClaimAsk | None:
         """What the next claim asks for; `None`: nothing, now.
 
         Args:
-            lookout: reads the lanes where that is dear; without one they are read here.
+            store: reads the lanes; without one what is known of them has to do.
+            lookout: reads the lanes where that is dear; `None` where rounds do not fly, and lanes are read here.
+            under_way: how many tasks have been asked for and not been answered yet. Behind such a claim only a large one is
+                worth while, and only for queues without a limit, since nothing is prefetched for others.
         """
         if self.lanes.drained and not self._rides_along:
             return None
         typical_s, usable = self._typical_now(), self._roster.usable()
         types = self._roster.types_of(peer for peer in usable if peer.room(typical_s))
-        room = sum(peer.room(typical_s) for peer in usable)
-        free = sum(peer.free_slots for peer in usable)
+        room = sum(peer.room(typical_s) for peer in usable) - under_way
+        free = max(0, sum(peer.free_slots for peer in usable) - under_way)
         slots = sum(peer.slots for peer in usable)
         if not types or room <= 0 or (not free and not self._outbox and room < slots):
             return None  # a few tasks more would not be worth a transaction of their own
-        lanes = self._read(lookout) if lookout is not None and self.lanes.dear else self.lanes.lanes(store)
+        if under_way and (room < LARGE or not self.lanes.full_rounds or self.lanes.limited):
+            return None
+        lanes = self._known(store, lookout)
+        if lookout is not None:
+            room = min(room, MOST_IN_FLIGHT)
         held = Counter(holding.claim.queue for _peer, holding in self._roster.held()) if self.lanes.limited else {}
         asks = lane_asks(lanes, room, held, self.lanes.marks())
         if not asks:
-            self.lanes.drained = True
+            self.lanes.drained = not under_way
             return None
-        return ClaimAsk(lanes=asks, limit=room, running=free, types=types, merge=self.lanes.merge)
+        ask = ClaimAsk(lanes=asks, limit=room, running=free, types=types, merge=self.lanes.merge)
+        self.lanes.asked(ask)
+        return ask
 
     def hand_out(self, claims: list[Claim]) -> None:
         """To whoever has room; back to the database what nobody has room for any more."""
@@ -89,6 +98,11 @@ class Claiming:
     def _rides_along(self) -> bool:
         """Outcomes go anyway, and tasks have come lately: a claim with them costs little, and nobody rings one who is awake."""
         return self._outbox.has_outcomes and self.lanes.poll_s <= FIRST_POLL_S
+
+    def _known(self, store: Store | None, lookout: Lookout | None) -> list[Lane]:
+        if lookout is not None and self.lanes.dear:
+            return self._read(lookout)
+        return self.lanes.lanes(store) if store is not None else self.lanes.in_order()
 
     def _read(self, lookout: Lookout) -> list[Lane]:
         """What is known, while somebody else looks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,6 +41,7 @@ class LaneBook:
         self._missed = False  # the last reading had no answer
         self._reading, self._looking = Pace(), Pace()
         self._marks: dict[tuple[str, int], float] = {}
+        self._asked: deque[tuple[ClaimAsk, bool, bool]] = deque()  # with what `_looks` and `_lowered` were
         self._barren: set[tuple[str, int]] = set()
         self._looked_s = -math.inf
         self._looks = False  # the claim that is asked for begins where the lanes begin, as far as that is known
@@ -117,6 +119,11 @@ class LaneBook:
             self._lower_marks()
         return self._marks
 
+    def asked(self, ask: ClaimAsk) -> None:
+        """A claim for which `marks` was called is on its way. Claims are answered in their order, those that fail never."""
+        self._asked.append((ask, self._looks, self._lowered))
+        self._looks = self._lowered = False
+
     def _lower_marks(self) -> None:
         """Something older may have come back, or was seen late."""
         for lane in self._lanes:
@@ -131,10 +138,10 @@ class LaneBook:
     def learn(self, ask: ClaimAsk, claims: Sequence[Claim], took_s: float) -> None:
         """What a claim's answer says about the lanes. `took_s`: how long the database needed for it."""
         now_s = time.monotonic()
-        if self._lowered or not any(lane.since is not None for lane in ask.lanes):
-            self._lowered = False
+        looks, lowered = self._answered(ask)
+        if lowered or not any(lane.since is not None for lane in ask.lanes):
             self._looking.taken(now_s, took_s)
-        elif len(claims) < ask.limit and not self._looks and self._looking.due(now_s):
+        elif len(claims) < ask.limit and not looks and self._looking.due(now_s):
             self._before_idle = self._stale = True  # something older may be there: look for it before going idle
             self.full_rounds = 0
             return
@@ -145,6 +152,14 @@ class LaneBook:
         if ask.merge is None:
             for claim in claims[-1:] if len(ask.lanes) == 1 else claims:  # those of a lane are in its order
                 self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S
+
+    def _answered(self, ask: ClaimAsk) -> tuple[bool, bool]:
+        """What `asked` noted of it."""
+        while self._asked:
+            asked, looks, lowered = self._asked.popleft()
+            if asked is ask:
+                return looks, lowered
+        raise AssertionError("nobody has asked for this")
 
     def _step_down(self, ask: ClaimAsk, claims: Sequence[Claim]) -> bool:
         """Leave lanes of limited queues out that gave nothing (not due, or of types unknown here): only one lane of such a

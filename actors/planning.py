@@ -19,6 +19,7 @@ PATIENCE_WINDOW_S: Final = 1.0
 # left the lane since then is stepped over by every claim. What comes later than that is found by the next look from the start.
 MARK_MARGIN_S: Final = 0.1
 LARGE: Final = 100  # tasks that make it worth while to let a round fly
+MOST_IN_FLIGHT: Final = 1_000  # tasks of a claim that flies: there is room for another one behind it
 _FALLING: Final = 0.3
 
 

@@ -217,6 +217,32 @@ class Listener(Protocol):
     def close(self) -> None: ...
 
 
+class ClaimAnswer(Protocol):
+    """What a claim got."""
+
+    def claims(self) -> list[Claim]: ...
+
+
+class ClaimLine(Protocol):
+    """Claims, each committed by itself, of which the next is on its way before the one before has been answered. Used by one
+    thread. After an error it is closed, and what was claimed by those without an answer is not known.
+
+    Every method raises as `Store.exchange` does.
+    """
+
+    def fileno(self) -> int:
+        """Readable when `answer` may have something."""
+        ...
+
+    def send(self, worker_id: str, ask: ClaimAsk) -> None: ...
+
+    def answer(self) -> ClaimAnswer | None:
+        """To the oldest that has none yet, if it has come; does not wait."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Store(Protocol):
     """One open database.
 
@@ -270,6 +296,13 @@ class Store(Protocol):
         ...
 
     def exchange(self, request: Exchange) -> Exchanged: ...
+
+    def claim_line(self, ask: ClaimAsk) -> ClaimLine | None:
+        """A line for claims with the `merge` of this one; until it is closed this store can do nothing else.
+
+        `None`: claims go by `exchange` here.
+        """
+        ...
 
     def owned(self, worker_id: str, among: Sequence[str] | None = None) -> list[Owned]:
         """All that the database says `worker_id` holds; `among`: only of these ids."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,11 +29,13 @@ from shiftboss.actors.lanebook import FIRST_POLL_S
 from shiftboss.actors.lookout import Lookout
 from shiftboss.actors.messages import Finished, Landed, Looked, Tick
 from shiftboss.actors.outbox import Waiting
+from shiftboss.actors.planning import MOST_IN_FLIGHT
 from shiftboss.actors.scout import Scout
 from shiftboss.actors.sweeps import Sweeps
 from shiftboss.config import Settings
-from shiftboss.model import Lease, TaskState, Verdict
-from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Lane, Owned, TaskFilter
+from shiftboss.errors import StoreUnavailable
+from shiftboss.model import Lease, TaskState, TypeInfo, Verdict
+from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Lane, LaneAsk, Owned, TaskFilter
 
 SLOTS = 400
 SHARE = 150  # a large round
@@ -174,6 +177,9 @@ class Slow:
         self.asked.append("owned" if among is None else f"owned among {among}")
         return self.strays
 
+    def claim_line(self, _ask: ClaimAsk) -> None:
+        """Like SQLite."""
+
     def close(self) -> None:
         self.asked.append("close")
 
@@ -214,12 +220,20 @@ def lands(claimer: Claimer) -> None:
 
 @pytest.fixture
 def claiming(monkeypatch: pytest.MonkeyPatch) -> tuple[Claimer, Slow]:
-    """A claimer whose large claim is under way, and what has ended beside it."""
+    """A claimer whose large claim is under way, with another in line behind it, and what has ended beside it."""
     store = Slow()
     claimer = that_flies(store)
-    ask = ClaimAsk(lanes=[], limit=SHARE, running=0, types=[])
-    monkeypatch.setattr(claimer, "_claim_ask", lambda _store: None if claimer._carrier.claiming else ask)
-    claimer._lanes.full_rounds = 1
+    carrier, lanes = claimer._carrier, claimer._lanes
+
+    def claim_ask(_store: object) -> ClaimAsk | None:
+        ask = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=SHARE)], limit=SHARE, running=0, types=[])
+        if carrier.claiming and carrier.line is None:
+            return None
+        lanes.asked(ask)
+        return ask
+
+    monkeypatch.setattr(claimer, "_claim_ask", claim_ask)
+    lanes.full_rounds = 1
     for _ in range(4):
         claimer._round()
     return claimer, store
@@ -237,10 +251,13 @@ def test_what_has_ended_goes_beside_a_large_claim_and_no_claim_beside_a_claim(
     assert sorted((len(one.ended), one.claim is not None) for one in under_way) == [(0, True), (SHARE, False)]
     assert not claimer._outbox, "all of it is under way"
     assert claimer._outbox.owes_outcomes
+    assert store.begun.empty(), "the second claim waits for the first"
     store.let.set()
-    for _ in under_way:
+    monkeypatch.setattr(claimer, "_claim_ask", lambda _store: None)
+    for _ in range(3):
         lands(claimer)
     assert not {one.ended.task_id for one in claimer._outbox._owed()}
+    assert store.begun.get(timeout=10).claim is not None
     assert store.begun.empty()
 
 
@@ -248,9 +265,9 @@ def test_what_was_claimed_for_a_worker_that_is_declared_dead_is_given_back(claim
     claimer, store = claiming
     claimer._board.worker_id = "worker-2"
     store.let.set()
-    for _ in range(2):
+    for _ in range(3):
         lands(claimer)
-    assert len(claimer._outbox.leases()) == SHARE
+    assert len(claimer._outbox.leases()) == 2 * SHARE
 
 
 def test_who_asks_for_a_round_while_one_is_under_way_gets_it_when_it_has_landed() -> None:
@@ -360,3 +377,47 @@ def test_what_full_ledgers_count_is_folded_once(monkeypatch: pytest.MonkeyPatch)
     set_.clear()
     claimer._plan_next(None)
     assert "fold" not in set_
+
+
+@pytest.fixture
+def roomy(monkeypatch: pytest.MonkeyPatch) -> Claimer:
+    """A claimer with room for 2,600 tasks, five of which could begin at once, in the middle of a backlog."""
+    claimer = that_flies(Slow())
+    peer: Any = SimpleNamespace(room=lambda _typical_s: 2_600, free_slots=5, slots=10)
+    monkeypatch.setattr(claimer._roster, "usable", lambda: [peer])
+    monkeypatch.setattr(claimer._roster, "types_of", lambda _peers: [TypeInfo(type=TYPE)])
+    claimer._lanes.read([Lane(queue="default", priority=0)], time.monotonic(), 0.0)
+    claimer._lanes.full_rounds = 1
+    return claimer
+
+
+def test_a_claim_leaves_room_for_another_one_behind_it(roomy: Claimer) -> None:
+    asked = []
+    for _ in range(3):
+        under_way = sum(ask.limit for ask in asked)
+        ask = roomy._claiming.ask(None, roomy._lookout, under_way)
+        assert ask is not None
+        asked.append(ask)
+    assert [ask.limit for ask in asked] == [MOST_IN_FLIGHT, MOST_IN_FLIGHT, 2_600 - 2 * MOST_IN_FLIGHT]
+    assert [ask.running for ask in asked] == [5, 0, 0]
+    assert all(lane.limit == ask.limit for ask in asked for lane in ask.lanes)
+
+
+def test_behind_a_claim_only_a_large_one_is_worth_while(roomy: Claimer) -> None:
+    assert roomy._claiming.ask(None, roomy._lookout, 2_550) is None
+    roomy._lanes.full_rounds = 0  # the last claim got less than it asked for
+    assert roomy._claiming.ask(None, roomy._lookout, MOST_IN_FLIGHT) is None
+
+
+def test_nothing_is_claimed_ahead_while_a_queue_has_a_limit(roomy: Claimer) -> None:
+    """How many of its tasks are held is known when the claim before has been answered."""
+    roomy._lanes.read([Lane(queue="default", priority=0, concurrency=2_000)], time.monotonic(), 0.0)
+    assert roomy._claiming.ask(None, roomy._lookout, MOST_IN_FLIGHT) is None
+
+
+def test_while_the_database_is_away_no_claim_waits_in_line(roomy: Claimer) -> None:
+    ask = roomy._claim_ask(None)
+    assert roomy._carrier.send(Exchange(worker_id=WORKER, claim=ask), roomy._outbox.nothing())
+    assert roomy._claim_ask(None) is not None
+    roomy._outage.wait_s(StoreUnavailable("gone"))
+    assert roomy._claim_ask(None) is None

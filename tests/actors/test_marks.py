@@ -44,7 +44,13 @@ def asked(book: LaneBook, limit: int = 1) -> ClaimAsk:
     store: Any = Hiding()
     assert book.lanes(store)
     since = book.marks().get(("default", 0))
-    return ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=limit, since=since)], limit=limit, running=1, types=[])
+    return noted(book, since, limit)
+
+
+def noted(book: LaneBook, since: float | None = None, limit: int = 1) -> ClaimAsk:
+    ask = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=limit, since=since)], limit=limit, running=1, types=[])
+    book.asked(ask)
+    return ask
 
 
 @pytest.fixture
@@ -123,8 +129,7 @@ def test_what_has_come_back_is_claimed_where_it_stands_not_from_where_the_index_
 def test_a_lane_with_nothing_before_its_mark_is_claimed_from_its_mark(clock: Clock) -> None:
     book = LaneBook((), "priority", 1.0)
     book.read([Lane(queue="default", priority=0, due_at=clock.now_s)], clock.now_s, 0.001)
-    first = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=1)], limit=1, running=1, types=[])
-    book.learn(first, [claim(clock.now_s)], 0.001)
+    book.learn(noted(book), [claim(clock.now_s)], 0.001)
     clock.now_s += 30.0
     assert book.marks() == {("default", 0): clock.now_s - 30.0 - lanebook.MARK_MARGIN_S}
 
@@ -155,8 +160,7 @@ def dear_book(clock: Clock) -> LaneBook:
     book = LaneBook((), "priority", 1.0)
     for _ in range(2):
         book.read([Lane(queue="default", priority=0, due_at=clock.now_s)], clock.now_s, 0.5)
-    ask = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=1)], limit=1, running=1, types=[])
-    book.learn(ask, [claim(clock.now_s)], 0.001)
+    book.learn(noted(book), [claim(clock.now_s)], 0.001)
     return book
 
 

@@ -6,6 +6,7 @@ became of the first; whoever looks must see that it was done once.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -129,6 +130,19 @@ def _is_enqueued(scene: Scene) -> None:
 
 def _claim(store: Store, scene: Scene) -> None:
     scene.answers.append(store.exchange(Exchange(worker_id=ME, claim=claim_ask(3, running=2))).claims)
+
+
+def _claim_in_line(store: Store, _scene: Scene) -> None:
+    line = store.claim_line(claim_ask(2, running=2))
+    assert line is not None
+    try:
+        for limit in (2, 1):
+            line.send(ME, claim_ask(limit, running=limit))
+        for _ in range(2):
+            while line.answer() is None:
+                select.select([line], [], [], 1.0)
+    finally:
+        line.close()
 
 
 def _reconcile(store: Store, _scene: Scene) -> None:
@@ -353,6 +367,7 @@ DEEDS: Final[Sequence[Deed]] = (
     Deed("enqueue", ("enqueue",), _nothing, _enqueue, _is_enqueued),
     Deed("enqueue what completes", ("enqueue",), _nothing, _enqueue, _has_run_or_waits_once, _enqueue_what_completes),
     Deed("claim", ("claim",), lambda scene: scene.put(3), _claim, _is_free_again, _reconcile),
+    Deed("claim in line", ("claim",), lambda scene: scene.put(3), _claim_in_line, _is_free_again, _reconcile),
     Deed("finish", ("complete_tasks",), _two(True), _ending(Outcome.SUCCESS), _is_completed),
     Deed("finish unstarted", ("complete_tasks",), _two(False), _ending(Outcome.SUCCESS), _is_completed),
     Deed(

@@ -23,6 +23,7 @@ from shiftboss.store.postgres.sqltext import queries
 _CHUNK: Final = 65_536
 _REFUSED_TO_ENCRYPT: Final = b"N"
 _ENCRYPTION: Final = (80877103, 80877104)  # SSLRequest, GSSENCRequest
+_PREPARE: Final = re.compile(rb"PREPARE (\w+) AS (.*)", re.DOTALL)
 _PARAMETER: Final = re.compile(r"%\(\w+\)s|\$\d+")
 _OTHERS: Final = {
     "SELECT pg_backend_pid()": "connect",
@@ -368,6 +369,8 @@ class _Talk:
         match message.type:
             case b"Q":
                 self.asked += 1
+                if prepare := _PREPARE.match(message.body[:-1]):
+                    self._prepared[prepare[1]] = _name(prepare[2])
                 return self._executed(_name(message.body[:-1]), whole=True)
             case b"P":
                 name, text, _types = message.body.split(b"\0", 2)

@@ -284,6 +284,7 @@ def _round(book: LaneBook, world: Lanes) -> None:
             book.drained = True
             return
         ask = ClaimAsk(lanes=asks, limit=world.room, running=world.room, types=(), merge=book.merge)
+        book.asked(ask)
         claims = world.claim(ask)
         _check_places(claims, world)
         book.learn(ask, claims, world.rng.choice([0.0, 0.001, 0.03, 0.4]))

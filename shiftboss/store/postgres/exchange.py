@@ -35,6 +35,7 @@ from shiftboss.store.base import ClaimAsk, Exchange, Exchanged
 from shiftboss.store.counting import Applied, Tally
 from shiftboss.store.postgres import rows
 from shiftboss.store.postgres.arrays import ascii_only, plain_array, uuid_array
+from shiftboss.store.postgres.claims import claim_query
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import BoundedConnection, Link, Params, Row, bounds, run
 from shiftboss.store.postgres.params import (
@@ -209,7 +210,7 @@ def _other_statements(request: Exchange, now: datetime | None) -> Iterator[State
 
 
 def _claim_statement(request: Exchange, ask: ClaimAsk, now: datetime | None) -> Statement:
-    return ("claim" if ask.merge is None else f"claim_{ask.merge}"), claim_params(request.worker_id, ask, now)
+    return claim_query(ask), claim_params(request.worker_id, ask, now)
 
 
 def _ask(connection: BoundedConnection, statement: Statement) -> psycopg.Cursor[Row]:

@@ -6,7 +6,7 @@ parameters and all columns are text, under one name that the server knows the st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 
 from psycopg import errors, generators, pq
@@ -22,7 +22,7 @@ def run_prepared(link: Link, query: str, params: Mapping[str, str | None]) -> li
 
     The ordinary way the first few times, behind a pooler, and for whatever has to be refused.
     """
-    values = _encoded(params, _numbered(query)[1])
+    values = encoded(query, params)
     if values is not None:
         with link.connected() as connection:
             if _is_prepared(connection, query):
@@ -35,23 +35,33 @@ def run_prepared(link: Link, query: str, params: Mapping[str, str | None]) -> li
 def _is_prepared(connection: BoundedConnection, query: str) -> bool:
     if query in connection.prepared:
         return True
-    # Pinned: the ordinary way has been taken before. Without a threshold nothing may be prepared here.
-    if not (connection.bounded and connection.pinned) or connection.prepare_threshold is None:
-        return False
-    if connection.info.encoding != "utf-8":
+    # Pinned: the ordinary way has been taken before.
+    if not can_prepare(connection):
         return False
     uses = connection.uses.get(query, 0) + 1
     connection.uses[query] = uses
-    if uses < connection.prepare_threshold:
+    if uses < (connection.prepare_threshold or 0):
         return False
-    connection.execute(f"PREPARE {_name(query)} AS {_numbered(query)[0]}", prepare=False)
-    connection.prepared.add(query)
+    prepare(connection, query)
     return True
+
+
+def can_prepare(connection: BoundedConnection) -> bool:
+    """Whether the session keeps deadlines, plans and statements, which it does not behind a pooler."""
+    keeps = connection.bounded and connection.pinned and connection.prepare_threshold is not None
+    return keeps and connection.info.encoding == "utf-8"
+
+
+def prepare(connection: BoundedConnection, query: str) -> None:
+    """Have the server know the query by `prepared_name`."""
+    if query not in connection.prepared:
+        connection.execute(f"PREPARE {prepared_name(query).decode()} AS {_numbered(query)[0]}", prepare=False)
+        connection.prepared.add(query)
 
 
 def _execute(connection: BoundedConnection, query: str, values: list[bytes | None]) -> list[TextRow] | None:
     """`None`: the server does not know the statement any more, and has done nothing."""
-    connection.pgconn.send_query_prepared(_name(query).encode(), values)
+    connection.pgconn.send_query_prepared(prepared_name(query), values)
     results = connection.wait(generators.execute(connection.pgconn))
     for result in results:  # the last may be an error of the commit
         if result.status != pq.ExecStatus.TUPLES_OK:
@@ -70,8 +80,10 @@ def _text(result: pq.abc.PGresult, row: int, column: int) -> str | None:
     return None if value is None else value.decode()
 
 
-def _encoded(params: Mapping[str, str | None], names: Iterable[str]) -> list[bytes | None] | None:
-    """`None` when one of them is no text to PostgreSQL: libpq would cut it off at a NUL without a word."""
+def encoded(query: str, params: Mapping[str, str | None]) -> list[bytes | None] | None:
+    """In the order of that query; `None` when one of them is no text to PostgreSQL: libpq would cut it off at a NUL without a
+    word."""
+    names = _numbered(query)[1]
     try:
         values = [None if (text := params[name]) is None else text.encode() for name in names]
     except UnicodeEncodeError:
@@ -79,8 +91,8 @@ def _encoded(params: Mapping[str, str | None], names: Iterable[str]) -> list[byt
     return None if b"\0" in b"".join(filter(None, values)) else values
 
 
-def _name(query: str) -> str:
-    return f"shiftboss_{query}"
+def prepared_name(query: str) -> bytes:
+    return f"shiftboss_{query}".encode()
 
 
 @cache

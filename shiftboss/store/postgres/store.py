@@ -12,6 +12,7 @@ from shiftboss.lease import LeaderLease
 from shiftboss.model import AttemptView, Enqueued, Lease, NewTask, QueueView, TaskState, TaskView, WorkerView
 from shiftboss.store.base import (
     Cancelled,
+    ClaimAsk,
     CounterDelta,
     Counts,
     Election,
@@ -26,6 +27,7 @@ from shiftboss.store.base import (
 )
 from shiftboss.store.postgres import migrate, operate, rows
 from shiftboss.store.postgres.arrays import plain_array, text_array
+from shiftboss.store.postgres.claims import PostgresClaimLine, claim_line
 from shiftboss.store.postgres.copying import copy_tasks
 from shiftboss.store.postgres.dsn import parse_dsn
 from shiftboss.store.postgres.enqueue import BEGIN, Step, alone, made_since, one_params, plan_enqueue
@@ -145,6 +147,9 @@ class PostgresStore:
 
     def exchange(self, request: Exchange) -> Exchanged:
         return exchange(self._link, request, self._now())
+
+    def claim_line(self, ask: ClaimAsk) -> PostgresClaimLine | None:
+        return claim_line(self._link, ask, self._now())
 
     def owned(self, worker_id: str, among: Sequence[str] | None = None) -> list[Owned]:
         given = {"worker_id": worker_id} | ({} if among is None else {"ids": plain_array(among)})

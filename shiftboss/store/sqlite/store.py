@@ -15,6 +15,7 @@ from shiftboss.lease import LeaderLease
 from shiftboss.model import AttemptView, Enqueued, Lease, NewTask, QueueView, TaskState, TaskView, WorkerView
 from shiftboss.store.base import (
     Cancelled,
+    ClaimAsk,
     CounterDelta,
     Counts,
     Election,
@@ -144,6 +145,9 @@ class SqliteStore:
 
     def exchange(self, request: Exchange) -> Exchanged:
         return exchange(self._database, request, self.now())
+
+    def claim_line(self, ask: ClaimAsk) -> None:
+        """Claims go by `exchange`: what asks the database does its work, too, and reads the rows with it."""
 
     def owned(self, worker_id: str, among: Sequence[str] | None = None) -> list[Owned]:
         return [

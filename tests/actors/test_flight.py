@@ -1,0 +1,210 @@
+"""What the threads that carry rounds do: claims in line, and what becomes of them when the line breaks."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from actor_harness import claim_of
+
+from shiftboss.actors.flight import Flight, Orders, fly
+from shiftboss.actors.outbox import Outbox
+from shiftboss.errors import StoreError, StoreUnavailable
+from shiftboss.model import Claim
+from shiftboss.store.base import ClaimAsk, CounterDelta, Exchange, Exchanged
+
+
+class Line:
+    """One whose answers come when a test says so; readable while there is one."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.bell = store, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        self.answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self.looks, self.may_look = threading.Semaphore(0), threading.Event()
+        self.may_look.set()
+
+    def fileno(self) -> int:
+        return self.bell
+
+    def send(self, _worker_id: str, ask: ClaimAsk) -> None:
+        self.store.said.put(f"sent {ask.limit}")
+
+    def answer(self) -> Any:
+        self.looks.release()
+        assert self.may_look.wait(10)
+        try:
+            os.eventfd_read(self.bell)
+        except BlockingIOError:
+            return None
+        given = self.answers.get()
+        if isinstance(given, Exception):
+            raise given
+        return SimpleNamespace(claims=given)
+
+    def close(self) -> None:
+        self.store.said.put("closed")
+
+    def give(self, answer: object) -> None:
+        self.answers.put(answer)
+        os.eventfd_write(self.bell, 1)
+
+
+class Store:
+    def __init__(self) -> None:
+        self.said: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.line: Any = Line(self)
+
+    def claim_line(self, _ask: ClaimAsk) -> Any:
+        if isinstance(self.line, Exception):
+            raise self.line
+        return self.line
+
+    def exchange(self, request: Exchange) -> Exchanged:
+        assert request.claim is not None
+        self.said.put(f"exchanged {request.claim.limit}")
+        return Exchanged(verdicts=[], states=[], claims=[claim_of()])
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.store = Store()
+        self.orders = Orders()
+        self.landed: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.sent: list[Flight] = []
+        given: Any = (self.store, self.orders, lambda: self.landed.put(None))
+        threading.Thread(target=fly, args=given, daemon=True).start()
+
+    def send(self, limit: int, **more: Any) -> Flight:
+        claim = ClaimAsk(lanes=[], limit=limit, running=0, types=[])
+        flight = Flight(1, Exchange(worker_id="w1", claim=claim, **more), Outbox().nothing())
+        self.sent.append(flight)
+        self.orders.put(flight)
+        return flight
+
+    def says(self, *words: str) -> None:
+        for word in words:
+            assert self.store.said.get(timeout=10) == word
+
+    def lands(self) -> None:
+        self.landed.get(timeout=10)
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    yield Scene()
+
+
+def claims_of(flight: Flight) -> int:
+    return len(flight.answer().claims)
+
+
+def got(*counts: int) -> list[Callable[[], list[Claim]]]:
+    return [lambda count=count: [claim_of() for _ in range(count)] for count in counts]  # type: ignore[misc]
+
+
+def test_the_next_claim_is_sent_before_the_last_is_answered(scene: Scene) -> None:
+    first = scene.send(1)
+    scene.says("sent 1")
+    second = scene.send(2)
+    scene.says("sent 2")
+    for answer in got(1, 2):
+        scene.store.line.give(answer)
+    for _ in range(2):
+        scene.lands()
+    assert (claims_of(first), claims_of(second)) == (1, 2)
+    scene.says("closed")
+
+
+def test_the_next_claim_is_sent_before_the_last_answer_is_read(scene: Scene) -> None:
+    """Or the server would have nothing to do meanwhile."""
+    first = scene.send(1)
+    scene.says("sent 1")
+
+    def read() -> list[Claim]:
+        scene.says("sent 2")
+        return [claim_of()]
+
+    line = scene.store.line
+    line.may_look.clear()
+    os.eventfd_write(scene.orders.fileno(), 1)
+    assert line.looks.acquire(timeout=10)
+    second = scene.send(2)  # both are there when it looks
+    line.give(read)
+    line.may_look.set()
+    line.give(got(1)[0])
+    for _ in range(2):
+        scene.lands()
+    assert (claims_of(first), claims_of(second)) == (1, 1)
+
+
+def test_the_line_is_closed_before_the_last_one_lands(scene: Scene) -> None:
+    """Whoever hears of it may use the connection at once."""
+    closed: list[bool] = []
+    scene.store.line.close = lambda: closed.append(scene.landed.empty())
+    scene.send(1)
+    scene.says("sent 1")
+    scene.store.line.give(got(1)[0])
+    scene.lands()
+    assert closed == [True]
+
+
+def test_when_the_line_breaks_the_end_of_all_that_are_in_it_is_unknown(scene: Scene) -> None:
+    first, second, third = (scene.send(limit) for limit in (1, 2, 3))
+    scene.says("sent 1", "sent 2", "sent 3")
+    scene.store.line.give(got(1)[0])
+    scene.lands()
+    scene.store.line.give(StoreUnavailable("gone"))
+    for _ in range(2):
+        scene.lands()
+    assert claims_of(first) == 1
+    for flight in (second, third):
+        with pytest.raises(StoreUnavailable):
+            flight.answer()
+    scene.says("closed")
+
+
+def test_what_is_refused_goes_the_ordinary_way(scene: Scene) -> None:
+    """Which finds out which value it was, and leaves it out."""
+    first, second = scene.send(1), scene.send(2)
+    scene.says("sent 1", "sent 2")
+    scene.store.line.give(StoreError("refused"))
+    for _ in range(2):
+        scene.lands()
+    scene.says("closed", "exchanged 1", "exchanged 2")
+    assert (claims_of(first), claims_of(second)) == (1, 1)
+
+
+@pytest.mark.parametrize("line", [None, StoreUnavailable("away"), StoreError("refused")])
+def test_without_a_line_a_claim_goes_the_ordinary_way(scene: Scene, line: object) -> None:
+    scene.store.line = line
+    flights = [scene.send(1), scene.send(2)]
+    for _ in range(2):
+        scene.lands()
+    scene.says("exchanged 1", "exchanged 2")
+    assert [claims_of(flight) for flight in flights] == [1, 1]
+
+
+def test_what_counts_something_is_no_claim_for_the_line(scene: Scene) -> None:
+    flight = scene.send(1, counters=[CounterDelta(name="n", labels="{}", value=1.0)])
+    scene.lands()
+    scene.says("exchanged 1")
+    assert claims_of(flight) == 1
+
+
+def test_whatever_goes_wrong_the_actor_hears_of_it(scene: Scene) -> None:
+    flight = scene.send(1)
+    scene.says("sent 1")
+    scene.store.line.give(lambda: 1 // 0)
+    scene.lands()
+    with pytest.raises(ZeroDivisionError):
+        flight.answer()
+    again = scene.send(2)
+    scene.says("closed", "sent 2")
+    scene.store.line.give(got(2)[0])
+    scene.lands()
+    assert claims_of(again) == 2

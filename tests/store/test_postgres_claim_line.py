@@ -1,0 +1,150 @@
+"""Claims in line: each by itself, in the order in which they were sent, and none of them lost without a word."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from store_harness import ended, finish, info, new, raw_json, status
+
+from shiftboss.errors import StoreError, StoreUnavailable
+from shiftboss.model import Claim, TaskState, Verdict
+from shiftboss.store.base import ClaimAsk, ClaimLine, Exchange, LaneAsk
+from shiftboss.store.postgres import link
+from shiftboss.store.postgres.store import PostgresStore, open_postgres
+
+
+@pytest.fixture
+def store(pg_database: str) -> Iterator[PostgresStore]:
+    store = open_postgres(pg_database)
+    yield store
+    store.close()
+
+
+def wish(limit: int, merge: str | None = None, *types: str) -> ClaimAsk:
+    lanes = [LaneAsk(queue="default", priority=0, limit=limit)]
+    return ClaimAsk(lanes=lanes, limit=limit, running=1, types=[info(*types)], merge=merge)
+
+
+def opened(store: PostgresStore, merge: str | None = None) -> ClaimLine:
+    line = store.claim_line(wish(1, merge))
+    assert line is not None
+    return line
+
+
+def answered(line: ClaimLine) -> list[Claim]:
+    while (answer := line.answer()) is None:
+        assert select.select([line], [], [], 10.0)[0], "no answer"
+    return answer.claims()
+
+
+@pytest.mark.parametrize("merge", [None, "fifo", "lifo"])
+def test_claims_in_line_are_those_that_exchanges_would_have_got(store: PostgresStore, merge: str | None) -> None:
+    tasks = [new(args=raw_json(number), tags=("a",), meta=raw_json({"b": number})) for number in range(9)]
+    store.enqueue(tasks)
+    line = opened(store, merge)
+    for limit in (3, 2, 3):
+        line.send("w1", wish(limit, merge))
+    claims = [answered(line) for _ in range(3)]
+    assert line.answer() is None, "all have been answered"
+    line.close()
+    (last,) = store.exchange(Exchange(worker_id="w1", claim=wish(5, merge))).claims
+    assert [len(some) for some in claims] == [3, 2, 3]
+    got = [*(claim for some in claims for claim in some), last]
+    assert [one.task_id for one in got] == [one.id for one in (reversed(tasks) if merge == "lifo" else tasks)]
+    assert [one.running for one in got] == [True, False, False, True, False, True, False, False, True]
+    assert [int(bytes(one.args)) for one in got] == (list(range(9)) if merge != "lifo" else list(range(8, -1, -1)))
+    assert {(one.tags, one.attempt, one.fence, one.queue) for one in got} == {(("a",), 1, 1, "default")}
+    assert abs(got[0].due_at - got[0].enqueued_at) < 1.0
+    assert [verdict for verdict, _ in finish(store, *(ended(claim) for claim in got))] == [Verdict.APPLIED] * 9
+
+
+def test_each_is_committed_by_itself_whether_its_answer_is_read_or_not(pg_database: str, store: PostgresStore) -> None:
+    ids = [one.id for one in store.enqueue([new(), new()])]
+    line = opened(store)
+    for _ in range(2):
+        line.send("w1", wish(1))
+    assert answered(line)
+    assert select.select([line], [], [], 10.0)[0]
+    other = open_postgres(pg_database)
+    assert {status(other, one) for one in ids} == {TaskState.RUNNING}
+    other.close()
+    line.close()
+    assert len(store.owned("w1")) == 2, "the store goes on, over another connection"
+
+
+def test_a_line_can_be_opened_again_and_again_over_one_connection(store: PostgresStore) -> None:
+    store.enqueue([new() for _ in range(3)])
+    for _ in range(3):
+        line = opened(store)
+        line.send("w1", wish(1))
+        assert len(answered(line)) == 1
+        line.close()
+        assert store.owned("w1")
+    with store._link.connected() as connection:
+        ((mine,),) = connection.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = 'shiftboss_claim'").fetchall()
+    assert mine == 1
+
+
+def test_an_end_of_the_connection_is_told(pg_database: str, store: PostgresStore) -> None:
+    store.enqueue([new()])
+    line = opened(store)
+    with psycopg.connect(pg_database, autocommit=True) as admin:
+        admin.execute("SELECT pg_terminate_backend(%s)", (store._link.open().info.backend_pid,))
+    with pytest.raises(StoreUnavailable):
+        for _ in range(2):
+            line.send("w1", wish(1))
+            answered(line)
+    line.close()
+    again = opened(store)
+    again.send("w1", wish(1))
+    assert len(answered(again)) == 1
+    again.close()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(store: PostgresStore, pg_database: str) -> None:
+    store.enqueue([new()])
+    line = opened(store)
+    store._link.open().patience_s = 0.2
+    with psycopg.connect(pg_database) as other:
+        other.execute("LOCK TABLE tasks")
+        line.send("w1", wish(1))
+        with pytest.raises(StoreUnavailable, match="deadline"):
+            while line.answer() is None:
+                select.select([line], [], [], 0.05)
+    line.close()
+
+
+def test_who_forgets_statements_is_taken_for_a_pooler(store: PostgresStore) -> None:
+    store.enqueue([new()])
+    opened(store).close()
+    with store._link.connected() as connection:
+        connection.execute("DEALLOCATE ALL")
+    line = opened(store)
+    line.send("w1", wish(1))
+    with pytest.raises(StoreError):
+        answered(line)
+    line.close()
+    assert store.claim_line(wish(1)) is None
+    assert len(store.exchange(Exchange(worker_id="w1", claim=wish(1))).claims) == 1
+
+
+def test_a_type_that_is_no_text_to_postgresql_is_refused_as_a_whole(store: PostgresStore) -> None:
+    line = opened(store)
+    with pytest.raises(StoreError) as refused:
+        line.send("w1", wish(1, None, "a\0b"))
+    assert not isinstance(refused.value, StoreUnavailable)
+    line.close()
+
+
+@pytest.mark.parametrize("why", ["told not to", "pooler"])
+def test_where_the_session_keeps_nothing_there_is_no_line(pg_database: str, why: str, monkeypatch: Any) -> None:
+    open_postgres(pg_database).migrate()
+    if why == "pooler":
+        monkeypatch.setattr(link, "is_pooled", lambda _connection: True)
+    store = open_postgres(pg_database if why == "pooler" else f"{pg_database}&prepare_threshold=0")
+    assert store.claim_line(wish(1)) is None
+    store.close()
