@@ -132,8 +132,9 @@ def _keep_line(line: ClaimLine, flights: deque[Flight], orders: Orders, land: Ca
     for file in (line, orders):
         poll.register(file, select.POLLIN)
     while flights:
-        poll.poll(_LOOK_MS)
         answer = line.answer()
+        if answer is None:
+            poll.poll(_LOOK_MS)
         for flight in orders.come():  # before the answer is read: so the server never waits for that
             flights.append(flight)
             _send(line, flight)

@@ -231,7 +231,7 @@ class ClaimLine(Protocol):
     """
 
     def fileno(self) -> int:
-        """Readable when `answer` may have something."""
+        """Readable when `answer`, after it has had nothing, may have something: answers may come together."""
         ...
 
     def send(self, worker_id: str, ask: ClaimAsk) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from actor_harness import claim_of
 
+from shiftboss.actors import flight as actors_flight
 from shiftboss.actors.flight import Flight, Orders, fly
 from shiftboss.actors.outbox import Outbox
 from shiftboss.errors import StoreError, StoreUnavailable
@@ -23,7 +25,7 @@ class Line:
     """One whose answers come when a test says so; readable while there is one."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.bell = store, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
+        self.store, self.bell = store, os.eventfd(0, os.EFD_NONBLOCK)
         self.answers: queue.SimpleQueue[object] = queue.SimpleQueue()
         self.looks, self.may_look = threading.Semaphore(0), threading.Event()
         self.may_look.set()
@@ -37,9 +39,9 @@ class Line:
     def answer(self) -> Any:
         self.looks.release()
         assert self.may_look.wait(10)
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.bell)
-        except BlockingIOError:
+        if self.answers.empty():
             return None
         given = self.answers.get()
         if isinstance(given, Exception):
@@ -49,8 +51,10 @@ class Line:
     def close(self) -> None:
         self.store.said.put("closed")
 
-    def give(self, answer: object) -> None:
-        self.answers.put(answer)
+    def give(self, *answers: object) -> None:
+        """At once, as they come over a socket: it is readable until somebody has looked."""
+        for answer in answers:
+            self.answers.put(answer)
         os.eventfd_write(self.bell, 1)
 
 
@@ -118,6 +122,17 @@ def test_the_next_claim_is_sent_before_the_last_is_answered(scene: Scene) -> Non
         scene.lands()
     assert (claims_of(first), claims_of(second)) == (1, 2)
     scene.says("closed")
+
+
+def test_answers_that_come_together_are_read_together(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have been read from the socket then, which has nothing more to say."""
+    monkeypatch.setattr(actors_flight, "_LOOK_MS", 60_000)
+    flights = [scene.send(1), scene.send(2)]
+    scene.says("sent 1", "sent 2")
+    scene.store.line.give(*got(1, 2))
+    for _ in flights:
+        scene.lands()
+    assert [claims_of(flight) for flight in flights] == [1, 2]
 
 
 def test_the_next_claim_is_sent_before_the_last_answer_is_read(scene: Scene) -> None:
