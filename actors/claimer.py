@@ -368,12 +368,12 @@ class Claimer(ProcessActor):
         return request
 
     def _manner(self, ask: ClaimAsk | None) -> Manner:
-        claimable = ask.limit if ask is not None and self._lanes.full_rounds else 0
         return round_manner(
             flies=self._carrier.flies and self._halt.may_claim and not self._outage.lasting,
             busy=self._carrier.busy,
             outcomes=self._outbox.waiting,
-            claimable=claimable,
+            asked=0 if ask is None else ask.limit,
+            backlog=self._lanes.full_rounds > 0,
             limited=bool(self._lanes.limited),
         )
 

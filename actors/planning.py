@@ -32,17 +32,19 @@ class Manner(Enum):
     CLAIM_FLIES = auto()  # the claim alone, in flight; what has ended goes beside it
 
 
-def round_manner(*, flies: bool, busy: bool, outcomes: int, claimable: int, limited: bool) -> Manner:
+def round_manner(*, flies: bool, busy: bool, outcomes: int, asked: int, backlog: bool, limited: bool) -> Manner:
     """How to have the next round.
 
     Args:
         flies: rounds may be had in flight.
         busy: one is under way.
         outcomes: how many attempts have ended.
-        claimable: how many tasks the round would claim, as far as that can be foreseen.
+        asked: how many tasks the round would claim at most.
+        backlog: the last claim got all that it asked for. How much the next one gets is not known otherwise; but where many
+            have ended many may have come, which should not wait until all that is stored.
         limited: some queue has a concurrency. Then what has ended goes with the claim: it makes room there.
     """
-    if flies and claimable >= LARGE:
+    if flies and asked >= LARGE and (backlog or outcomes >= LARGE):
         return Manner.FLIES if limited else Manner.CLAIM_FLIES
     if outcomes >= LARGE:
         return Manner.FLIES if flies else Manner.HERE

@@ -203,10 +203,11 @@ def test_estimate_rises_at_once_and_falls_slowly() -> None:
 @pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("outcomes", [0, LARGE - 1, LARGE])
-@pytest.mark.parametrize("claimable", [0, LARGE - 1, LARGE])
-def test_how_a_round_is_had(claimable: int, outcomes: int, busy: bool, limited: bool) -> None:
-    told = round_manner(flies=True, busy=busy, outcomes=outcomes, claimable=claimable, limited=limited)
-    if claimable == LARGE:
+@pytest.mark.parametrize("asked", [0, LARGE - 1, LARGE])
+@pytest.mark.parametrize("backlog", [False, True])
+def test_how_a_round_is_had(backlog: bool, asked: int, outcomes: int, busy: bool, limited: bool) -> None:
+    told = round_manner(flies=True, busy=busy, outcomes=outcomes, asked=asked, backlog=backlog, limited=limited)
+    if asked == LARGE and (backlog or outcomes == LARGE):
         assert told is (Manner.FLIES if limited else Manner.CLAIM_FLIES)
     elif outcomes == LARGE:
         assert told is Manner.FLIES
@@ -214,9 +215,9 @@ def test_how_a_round_is_had(claimable: int, outcomes: int, busy: bool, limited: 
         assert told is (Manner.NOT_YET if busy else Manner.HERE)
 
 
-@pytest.mark.parametrize("claimable", [0, LARGE])
+@pytest.mark.parametrize("asked", [0, LARGE])
 @pytest.mark.parametrize("outcomes", [0, LARGE])
 @pytest.mark.parametrize("busy", [False, True])
-def test_what_may_not_fly_is_done_here_or_waits(busy: bool, outcomes: int, claimable: int) -> None:
-    told = round_manner(flies=False, busy=busy, outcomes=outcomes, claimable=claimable, limited=False)
+def test_what_may_not_fly_is_done_here_or_waits(busy: bool, outcomes: int, asked: int) -> None:
+    told = round_manner(flies=False, busy=busy, outcomes=outcomes, asked=asked, backlog=True, limited=False)
     assert told is (Manner.NOT_YET if busy and outcomes < LARGE else Manner.HERE)
