@@ -3,7 +3,8 @@
 Tasks start in the order in which they came. A thread that has finished one takes the next at once, without a lock, and only
 one thread at a time is being woken for work that would otherwise wait: having begun, it wakes the next. So tasks that do
 nothing are run by few threads, which would only fight for the interpreter, while a handler that waits for something lets the
-next thread in at that moment. When there is no thread to be had, tasks wait for those that there are.
+next thread in at that moment. Once tasks have turned out to be very short, those that wait are left to a thread that is at
+work, and another is woken when that one gets stuck. When there is no thread to be had, tasks wait for those that there are.
 """
 
 from __future__ import annotations
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     import asyncio
 
 log = logging.getLogger("shiftboss.executor")
+
+# Tasks that take no longer are run by one thread: 20,000 a second, as many as are claimed. One that writes a few bytes gives up
+# the interpreter for a moment, and to let another thread in and to have it back costs more than the task.
+SHORT_S: Final = 50e-6
+STUCK_S: Final = 0.002  # a thread that begins no task for so long while some wait
+_UNKNOWN_S: Final = 1.0
+_SMOOTH: Final = 1 / 64  # so one long task among the short ones is enough to wake the next thread at once again
 
 _REASONS: Final = {
     "timeout": Outcome.TIMEOUT,
@@ -86,6 +94,11 @@ class Pool:
         self._later: deque[tuple[bool, list[Job]]] = deque()
         self._idle: list[threading.Lock] = []
         self._waking = False  # a thread that has a slot already and has not yet looked for work
+        self._working = 0  # threads that have a slot
+        self._typical_s = _UNKNOWN_S  # how long a function takes, lately; written by any thread, without the lock
+        self._begun = 0  # functions; likewise
+        self._watch: threading.Semaphore | None = None  # released to have the watcher's thread look after a thread at work
+        self._watching = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
 
@@ -185,7 +198,7 @@ class Pool:
                 if self._async:
                     self._ensure_loop()
                     starting.append(self._async.popleft())
-                elif self._sync and not self._waking:
+                elif self._sync and not self._waking and not self._is_left_to_one():
                     self._wake_one()
                 else:
                     break
@@ -212,6 +225,20 @@ class Pool:
         else:
             threading.Thread(target=self._work, name="shiftboss-slot", daemon=True).start()
         self._waking = True
+        self._working += 1
+
+    def _is_left_to_one(self) -> bool:
+        """Whether what waits can be left to a thread that is at work."""
+        if not self._working or self._typical_s > SHORT_S:
+            return False
+        if self._watch is None:
+            watch = threading.Semaphore(0)
+            threading.Thread(target=self._watch_work, args=(watch,), name="shiftboss-slots-watch", daemon=True).start()
+            self._watch = watch
+        if not self._watching:
+            self._watching = True
+            self._watch.release()
+        return True
 
     def _next(self, ready: deque[Job], wake: threading.Lock | None = None) -> Job | None:
         """The next task for whoever has a slot and can run these. Without one the slot is free for what others can run; a
@@ -222,6 +249,7 @@ class Pool:
         except IndexError:
             if wake is not None:
                 self._idle.append(wake)
+                self._working -= 1
             self._free += 1
             self._fill()
             if self._free and not self.backlog():
@@ -270,13 +298,31 @@ class Pool:
                 if job is not None:
                     self._fill()
             while job is not None:
-                self._end(job, run_sync(job.task, job.claim, self._begin(job)))
+                self._begun += 1
+                ended = run_sync(job.task, job.claim, self._begin(job))
+                self._typical_s += (ended.duration_s - self._typical_s) * _SMOOTH
+                self._end(job, ended)
                 try:
                     job = ready.popleft()
                 except IndexError:
                     with self._lock:
                         job = self._next(ready, wake)
             wake.acquire()
+
+    def _watch_work(self, watch: threading.Semaphore) -> None:
+        """The watcher: as long as something waits for a thread at work, see to it that it begins one task after the other."""
+        tick = threading.Event()
+        while watch.acquire():
+            begun = -1
+            while self._watching:
+                tick.wait(STUCK_S)
+                with self._lock:
+                    if begun == self._begun:
+                        self._typical_s = max(self._typical_s, 2 * SHORT_S)
+                    self._watching = bool(self._free and self._sync) and self._typical_s <= SHORT_S
+                    if not self._watching:
+                        self._fill()
+                    begun = self._begun
 
     def _start_async(self, jobs: list[Job]) -> None:
         assert self._loop is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from actor_harness import PATIENCE_S, claim_of, eventually, table_memory
 
+from shiftboss.actors import running
 from shiftboss.actors.outcomes import Outcomes
 from shiftboss.actors.running import Job, Pool
 from shiftboss.actors.table import Table
@@ -120,6 +122,10 @@ class Slots:
         """Cells that the table shows as started and not ended."""
         return {cell for cell in range(64) if (read := self.table.read(cell)).started_ns and not read.ended_ns}
 
+    def have_been_short(self) -> None:
+        """What has run here took next to no time."""
+        self.pool._typical_s = 0.0
+
     def wait_free(self) -> None:
         eventually(lambda: not self.pool.waiting(), "every slot is free")
 
@@ -134,9 +140,12 @@ KINDS = pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"]
 # ---- slots
 
 
+@pytest.mark.parametrize("were_short", [False, True], ids=["", "after short ones"])
 @pytest.mark.parametrize("kinds", [(False,), (True,), (False, True), (True, False, False)], ids=str)
-def test_never_more_attempts_than_slots_and_never_fewer_while_some_wait(kinds: tuple[bool, ...]) -> None:
+def test_never_more_attempts_than_slots_and_never_fewer_while_some_wait(kinds: tuple[bool, ...], were_short: bool) -> None:
     slots = Slots(3)
+    if were_short:
+        slots.have_been_short()
     slots.pool.submit([slots.gated(number, kinds[number % len(kinds)]) for number in range(12)])
     inside = {slots.gate.next() for _ in range(3)}
     for _ in range(9):
@@ -175,6 +184,53 @@ def test_a_slot_is_used_again_by_later_work() -> None:
         slots.gate.open(number)
         slots.pool.submit([slots.gated(number, is_async=number == 1)])
         assert slots.outcome(number).outcome is Outcome.SUCCESS
+
+
+def by_thread(slots: Slots, count: int, handler: Callable[[], object]) -> list[int]:
+    """Run so many; which thread ran each."""
+    ran: list[int] = []
+
+    def noting() -> None:
+        ran.append(threading.get_ident())
+        handler()
+
+    slots.pool.submit([job_of(noting, cell) for cell in range(count)])
+    assert sorted(slots.ended.get(timeout=PATIENCE_S)[0] for _ in range(count)) == list(range(count))
+    return ran
+
+
+def test_short_tasks_are_left_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That give up the interpreter for a moment, as for a write: or each of them would cost two changes of threads."""
+    monkeypatch.setattr(running, "STUCK_S", 60.0)
+    monkeypatch.setattr(running, "SHORT_S", 0.5)  # the machine may be busy with anything
+    slots = Slots(4)
+    for _ in range(4):
+        by_thread(slots, 500, os.sched_yield)
+        eventually(lambda: not slots.pool._working, "all threads rest")
+    assert len(set(by_thread(slots, 2_000, os.sched_yield))) == 1
+
+
+def test_tasks_that_take_their_time_are_not_left_to_one_thread() -> None:
+    slots = Slots(4)
+    slots.have_been_short()
+    waits = threading.Event()
+    for _ in range(2):
+        ran = by_thread(slots, 40, lambda: waits.wait(0.02))
+    assert len(set(ran)) == 4
+    assert slots.pool._typical_s > running.SHORT_S
+
+
+def test_short_tasks_behind_a_long_one_do_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = Slots(2)
+    slots.have_been_short()
+    slots.pool.submit([slots.gated(0), *(job_of(lambda: None, cell) for cell in range(1, 50))])
+    assert [slots.ended.get(timeout=PATIENCE_S)[0] for _ in range(49)] == list(range(1, 50))
+    slots.have_been_short()
+    slots.pool.submit([job_of(lambda: None, 50)])  # while the long one goes on
+    slots.outcome(50)
+    slots.gate.open(0)
+    slots.outcome(0)
+    slots.wait_free()
 
 
 def test_ten_thousand_no_op_tasks_all_end_once() -> None:
@@ -398,6 +454,22 @@ def test_what_waits_for_a_thread_can_be_taken_back_and_starts_as_soon_as_there_i
     slots.gate.open(0, 2)
     assert {slots.ended.get(timeout=PATIENCE_S)[0] for _ in range(2)} == {0, 2}
     slots.wait_free()
+
+
+def test_without_a_watcher_short_tasks_wait_for_the_threads_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(monkeypatch, "shiftboss-slots-watch")
+    slots = Slots(2)
+    slots.pool.submit([slots.gated(0)])
+    assert slots.gate.next() == 0
+    slots.have_been_short()
+    threads.over = True
+    slots.pool.submit([job_of(lambda: None, 1)])
+    assert threads.refused == 1 and slots.short == ["can't start new thread"]
+    threads.over = False
+    assert slots.pool.refill(), "as whoever heard of it does"
+    slots.outcome(1)
+    slots.gate.open(0)
+    slots.outcome(0)
 
 
 def test_an_attempt_that_ends_without_a_thread_for_what_follows_still_ends(threads: Threads) -> None:
