@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,6 +116,21 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(store: Postgre
         with pytest.raises(StoreUnavailable, match="deadline"):
             while line.answer() is None:
                 select.select([line], [], [], 0.05)
+    line.close()
+
+
+def test_a_locked_table_is_not_waited_for_longer_than_by_an_exchange(store: PostgresStore, pg_database: str) -> None:
+    """It is refused, so that it goes that way."""
+    store.enqueue([new()])
+    line = opened(store)
+    with psycopg.connect(pg_database) as other:
+        other.execute("LOCK TABLE tasks")
+        began_s = time.monotonic()
+        line.send("w1", wish(1))
+        with pytest.raises(StoreError, match="locked") as refused:
+            answered(line)
+    assert not isinstance(refused.value, StoreUnavailable)
+    assert link.EXCHANGE_LOCK_TIMEOUT_S <= time.monotonic() - began_s < link.LOCK_TIMEOUT_S
     line.close()
 
 

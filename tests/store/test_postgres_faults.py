@@ -252,7 +252,7 @@ def _shows(cluster: PgCluster, name: str) -> str:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks are waited for shortly."""
     monkeypatch.setitem(link.Link.transaction.__wrapped__.__kwdefaults__, "lock_timeout_s", 0.2)  # type: ignore[attr-defined]
-    monkeypatch.setattr(exchange, "_LOCK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(exchange, "EXCHANGE_LOCK_TIMEOUT_S", 0.2)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -307,7 +307,7 @@ def test_starts_and_releases_of_locked_rows_are_told_to_come_later(store: Postgr
 
 @pytest.mark.usefixtures("impatient")
 def test_a_cautious_worker_does_not_wait_at_all(store: PostgresStore, pg_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "_LOCK_TIMEOUT_S", 60.0)
+    monkeypatch.setattr(exchange, "EXCHANGE_LOCK_TIMEOUT_S", 60.0)
     put(store)
     claim = take_one(store)
     with psycopg.connect(pg_database) as operator:
@@ -358,7 +358,7 @@ def test_a_missing_schema_names_the_command(pg_empty_database: str) -> None:
 
 
 def test_a_deadlock_with_an_operator_is_no_error(store: PostgresStore, pg_database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "_LOCK_TIMEOUT_S", 10.0)  # so that it is found to be a deadlock before
+    monkeypatch.setattr(exchange, "EXCHANGE_LOCK_TIMEOUT_S", 10.0)  # so that it is found to be a deadlock before
     ids = sorted(put(store) for _ in range(2))
     claims = {claim.task_id: claim for claim in take(store)}
     with psycopg.connect(as_owner(pg_database)) as operator:

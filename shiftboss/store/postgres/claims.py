@@ -17,10 +17,11 @@ import psycopg
 from psycopg import errors, generators, pq
 from psycopg.adapt import Transformer
 
+from shiftboss.errors import StoreError
 from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk
 from shiftboss.store.postgres import rows
-from shiftboss.store.postgres.link import BoundedConnection, Link
+from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, bounds
 from shiftboss.store.postgres.params import claim_params
 from shiftboss.store.postgres.prepared import can_prepare, encoded, prepare, prepared_name
 
@@ -97,6 +98,8 @@ class PostgresClaimLine:
             yield
         except BaseException as error:
             self._connection.close()
+            if isinstance(error, errors.LockNotAvailable):
+                raise StoreError(f"PostgreSQL at {self._link.address.where}: the table is locked") from error
             if (ours := self._link.failed(error)) is not None:
                 raise ours from error
             raise
@@ -128,5 +131,8 @@ def claim_line(link: Link, ask: ClaimAsk, now: datetime | None) -> PostgresClaim
         link.pin(connection)
         if not can_prepare(connection):
             return None
+        if not connection.hasty:
+            bounds(connection, pinned=True, lock_timeout_s=EXCHANGE_LOCK_TIMEOUT_S, here_only=False)
+            connection.hasty = True
         prepare(connection, query)
     return PostgresClaimLine(link, connection, now)

@@ -37,7 +37,7 @@ from shiftboss.store.postgres import rows
 from shiftboss.store.postgres.arrays import ascii_only, plain_array, uuid_array
 from shiftboss.store.postgres.claims import claim_query
 from shiftboss.store.postgres.errors import is_data_error
-from shiftboss.store.postgres.link import BoundedConnection, Link, Params, Row, bounds, run
+from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, Params, Row, bounds, run
 from shiftboss.store.postgres.params import (
     Key,
     claim_params,
@@ -60,8 +60,6 @@ Statement: TypeAlias = tuple[str, Params]
 _KEY: Final = attrgetter("task_id", "fence")
 _MAX_DEADLOCKS: Final = 3
 _MAX_LOCKED: Final = 3
-# Longer than any transaction of ours holds a row; who is told LATER does not even wait for so long.
-_LOCK_TIMEOUT_S: Final = 1.0
 _ANYWAY: Final = {"complete_tasks": "complete_tasks_anyway"}
 
 
@@ -159,7 +157,7 @@ def _pipelined(
     applied: Mapping[Key, TaskState] = {}
     tally = Tally()
     claimed: psycopg.Cursor[Row] | None = None
-    with link.transaction(pinned=True, lock_timeout_s=_LOCK_TIMEOUT_S) as connection:
+    with link.transaction(pinned=True, lock_timeout_s=EXCHANGE_LOCK_TIMEOUT_S) as connection:
         answers = [(run(connection, end.query, end.params, binary=True), end) for end in _end_statements(request, ended, now)]
         for statement in _other_statements(request, now):
             run(connection, *statement)
@@ -257,7 +255,7 @@ def _row_by_row(
     tally = Tally()
     claimed: psycopg.Cursor[Row] | None = None
     with link.connected() as connection, connection.transaction():
-        bounds(connection, pinned=True, lock_timeout_s=_LOCK_TIMEOUT_S)
+        bounds(connection, pinned=True, lock_timeout_s=EXCHANGE_LOCK_TIMEOUT_S)
         for item in ended:
             applied |= _end_one(connection, request, item, now, tally)
         for statement in _single_statements(request, now):

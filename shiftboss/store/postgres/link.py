@@ -27,6 +27,8 @@ Params = Mapping[str, object]
 # With the grace below less than the supervisor's default patience (ping_timeout): who waits for a frozen server is not hung.
 STATEMENT_TIMEOUT_S: Final = 20.0
 LOCK_TIMEOUT_S: Final = 5.0
+# Of an exchange: longer than any transaction of ours holds a row; who is told LATER does not even wait for so long.
+EXCHANGE_LOCK_TIMEOUT_S: Final = 1.0
 IDLE_TIMEOUT_S: Final = 15.0
 # How much longer than the server's own deadline we wait for its word, before we take it for frozen.
 _GRACE_S: Final = 5.0
@@ -50,6 +52,7 @@ class BoundedConnection(psycopg.Connection[Row]):
     pipelined: psycopg.Pipeline | None = None
     bounded: bool = False  # the deadlines stand in the session: not behind a pooler, where the next transaction is another's
     pinned: bool = False  # and so do the plans of the hot path
+    hasty: bool = False  # and it waits no longer for a lock than an exchange does
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
