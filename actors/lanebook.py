@@ -19,6 +19,7 @@ from shiftboss.store.base import ClaimAsk, Lane, Store
 LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
 MARKS_FRESH_S: Final = 1.0  # lanes are claimed from their beginning this often: what was recovered stands there, and waits for it
 FIRST_POLL_S: Final = 0.01
+_ASKED: Final = 8  # more than are under way at any time; those without an answer make room for others
 _ROUNDED_S: Final = 0.001  # times are microseconds in the database and floating-point numbers here
 
 
@@ -41,7 +42,7 @@ class LaneBook:
         self._missed = False  # the last reading had no answer
         self._reading, self._looking = Pace(), Pace()
         self._marks: dict[tuple[str, int], float] = {}
-        self._asked: deque[tuple[ClaimAsk, bool, bool]] = deque()  # with what `_looks` and `_lowered` were
+        self._asked: deque[tuple[ClaimAsk, bool, bool]] = deque(maxlen=_ASKED)  # with what `_looks` and `_lowered` were
         self._barren: set[tuple[str, int]] = set()
         self._looked_s = -math.inf
         self._looks = False  # the claim that is asked for begins where the lanes begin, as far as that is known
@@ -138,7 +139,10 @@ class LaneBook:
     def learn(self, ask: ClaimAsk, claims: Sequence[Claim], took_s: float) -> None:
         """What a claim's answer says about the lanes. `took_s`: how long the database needed for it."""
         now_s = time.monotonic()
-        looks, lowered = self._answered(ask)
+        answered = self._answered(ask)
+        if answered is None:
+            return  # asked for with other settings: it says nothing about these lanes
+        looks, lowered = answered
         if lowered or not any(lane.since is not None for lane in ask.lanes):
             self._looking.taken(now_s, took_s)
         elif len(claims) < ask.limit and not looks and self._looking.due(now_s):
@@ -153,13 +157,13 @@ class LaneBook:
             for claim in claims[-1:] if len(ask.lanes) == 1 else claims:  # those of a lane are in its order
                 self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S
 
-    def _answered(self, ask: ClaimAsk) -> tuple[bool, bool]:
-        """What `asked` noted of it."""
+    def _answered(self, ask: ClaimAsk) -> tuple[bool, bool] | None:
+        """What `asked` noted of it; of those before it there will be no answer."""
         while self._asked:
             asked, looks, lowered = self._asked.popleft()
             if asked is ask:
                 return looks, lowered
-        raise AssertionError("nobody has asked for this")
+        return None
 
     def _step_down(self, ask: ClaimAsk, claims: Sequence[Claim]) -> bool:
         """Leave lanes of limited queues out that gave nothing (not due, or of types unknown here): only one lane of such a

@@ -421,3 +421,15 @@ def test_while_the_database_is_away_no_claim_waits_in_line(roomy: Claimer) -> No
     assert roomy._claim_ask(None) is not None
     roomy._outage.wait_s(StoreUnavailable("gone"))
     assert roomy._claim_ask(None) is None
+
+
+def test_a_claim_that_lands_after_a_reload_says_nothing_about_the_new_lanes(claiming: tuple[Claimer, Slow]) -> None:
+    claimer, store = claiming
+    claimer._claiming.change(Settings(only_queues=("other",)))
+    lanes = claimer._lanes
+    claimer._board.worker_id = "worker-2"  # so that nobody has to run what comes
+    store.let.set()
+    for _ in range(3):
+        lands(claimer)
+    assert not lanes.marks()
+    assert not lanes.full_rounds

@@ -221,3 +221,13 @@ def test_one_slow_look_on_a_busy_machine_changes_nothing() -> None:
     assert found.pause_s == pace.LONGEST_PAUSE_S
     assert not found.due(16.0 + pace.LONGEST_PAUSE_S)
     assert found.due(16.1 + pace.LONGEST_PAUSE_S)
+
+
+def test_an_hour_without_answers_is_no_burden(clock: Clock) -> None:
+    book = LaneBook((), "priority", 1.0)
+    for _ in range(3_600):
+        asked(book)
+        clock.now_s += 1.0
+    assert len(book._asked) < 10
+    book.learn(asked(book), [claim(clock.now_s)], 0.001)
+    assert not book._asked
