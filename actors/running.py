@@ -32,7 +32,7 @@ log = logging.getLogger("shiftboss.executor")
 # Tasks that take no longer are run by one thread: 20,000 a second, as many as are claimed. One that writes a few bytes gives up
 # the interpreter for a moment, and to let another thread in and to have it back costs more than the task.
 SHORT_S: Final = 50e-6
-STUCK_S: Final = 0.002  # a thread that begins no task for so long while some wait
+STUCK_S: Final = 0.002  # a thread that ends no task for so long while some wait
 _UNKNOWN_S: Final = 1.0
 _SMOOTH: Final = 1 / 64  # so one long task among the short ones is enough to wake the next thread at once again
 
@@ -95,8 +95,7 @@ class Pool:
         self._idle: list[threading.Lock] = []
         self._waking = False  # a thread that has a slot already and has not yet looked for work
         self._working = 0  # threads that have a slot
-        self._typical_s = _UNKNOWN_S  # how long a function takes, lately; written by any thread, without the lock
-        self._begun = 0  # functions; likewise
+        self._typical_s = _UNKNOWN_S  # how long a function takes, lately; another with each one, by any thread, without the lock
         self._watch: threading.Semaphore | None = None  # released to have the watcher's thread look after a thread at work
         self._watching = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -298,7 +297,6 @@ class Pool:
                 if job is not None:
                     self._fill()
             while job is not None:
-                self._begun += 1
                 ended = run_sync(job.task, job.claim, self._begin(job))
                 self._typical_s += (ended.duration_s - self._typical_s) * _SMOOTH
                 self._end(job, ended)
@@ -310,19 +308,19 @@ class Pool:
             wake.acquire()
 
     def _watch_work(self, watch: threading.Semaphore) -> None:
-        """The watcher: as long as something waits for a thread at work, see to it that it begins one task after the other."""
+        """The watcher: as long as something waits for a thread at work, see to it that it ends one task after the other."""
         tick = threading.Event()
         while watch.acquire():
-            begun = -1
+            before_s = -1.0
             while self._watching:
                 tick.wait(STUCK_S)
                 with self._lock:
-                    if begun == self._begun:
+                    if before_s == self._typical_s:
                         self._typical_s = max(self._typical_s, 2 * SHORT_S)
                     self._watching = bool(self._free and self._sync) and self._typical_s <= SHORT_S
                     if not self._watching:
                         self._fill()
-                    begun = self._begun
+                    before_s = self._typical_s
 
     def _start_async(self, jobs: list[Job]) -> None:
         assert self._loop is not None
