@@ -59,7 +59,8 @@ class Claiming:
             store: reads the lanes; without one what is known of them has to do.
             lookout: reads the lanes where that is dear; `None` where rounds do not fly, and lanes are read here.
             under_way: how many tasks have been asked for and not been answered yet. Behind such a claim only a large one is
-                worth while, and only for queues without a limit, since nothing is prefetched for others.
+                worth while, only for queues without a limit, since nothing is prefetched for others, and only where no other
+                worker claims: each passes over what the others have locked, and the server has enough to do.
         """
         if self.lanes.drained and not self._rides_along:
             return None
@@ -70,7 +71,7 @@ class Claiming:
         slots = sum(peer.slots for peer in usable)
         if not types or room <= 0 or (not free and not self._outbox and room < slots):
             return None  # a few tasks more would not be worth a transaction of their own
-        if under_way and (room < LARGE or not self.lanes.full_rounds or self.lanes.limited):
+        if under_way and (room < LARGE or not self.lanes.full_rounds or self.lanes.limited or self.lanes.contended):
             return None
         lanes = self._known(store, lookout)
         if lookout is not None:

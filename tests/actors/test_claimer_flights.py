@@ -409,6 +409,14 @@ def test_behind_a_claim_only_a_large_one_is_worth_while(roomy: Claimer) -> None:
     assert roomy._claiming.ask(None, roomy._lookout, MOST_IN_FLIGHT) is None
 
 
+@pytest.mark.parametrize(("took_s", "ahead"), [(0.02, True), (0.08, False)])
+def test_nothing_is_claimed_ahead_while_other_workers_claim(roomy: Claimer, took_s: float, ahead: bool) -> None:
+    ask = roomy._claiming.ask(None, roomy._lookout)
+    assert ask is not None
+    roomy._lanes.learn(ask, [claim_of() for _ in range(ask.limit)], took_s)
+    assert (roomy._claiming.ask(None, roomy._lookout, MOST_IN_FLIGHT) is not None) is ahead
+
+
 def test_nothing_is_claimed_ahead_while_a_queue_has_a_limit(roomy: Claimer) -> None:
     """How many of its tasks are held is known when the claim before has been answered."""
     roomy._lanes.read([Lane(queue="default", priority=0, concurrency=2_000)], time.monotonic(), 0.0)
