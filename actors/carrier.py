@@ -62,10 +62,7 @@ class Carrier:
     @property
     def line(self) -> int | None:
         """The connection on which one claim is under way and another may wait in line."""
-        claiming = [flights for flights in self._flights.values() if any(one.request.claim is not None for one in flights)]
-        if len(claiming) == 1 and len(claiming[0]) < IN_LINE and claiming[0][0].is_claim:
-            return claiming[0][0].lane
-        return None
+        return next((lane for lane, flights in self._flights.items() if flights[0].is_claim and len(flights) < IN_LINE), None)
 
     @property
     def counting(self) -> bool:

@@ -115,7 +115,9 @@ class Claiming:
                 if found:
                     book.drained = False
 
-            miss = lambda seconds: book.missed(time.monotonic(), seconds)  # noqa: E731
+            def miss(seconds: float) -> None:
+                book.missed(time.monotonic(), seconds)
+
             lookout.send("lanes", lambda store: store.lanes(queues), tell, miss)
         return book.in_order()
 

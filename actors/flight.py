@@ -106,16 +106,15 @@ def _in_line(store: Store, first: Flight, orders: Orders, land: Callable[[], Non
     flights = deque([first])
     if not first.is_claim or first.request.claim is None:
         return flights
+    line = None
     try:
         line = store.claim_line(first.request.claim)
-    except StoreError:
-        return flights  # the ordinary way finds out the same, or does better
-    if line is None:
-        return flights
-    try:
+        if line is None:
+            return flights
         _keep_line(line, flights, orders, land)
     except BaseException as error:  # noqa: BLE001  the actor raises it again, in its own thread
-        line.close()
+        if line is not None:
+            line.close()
         if isinstance(error, StoreError) and not isinstance(error, StoreUnavailable):
             return flights  # refused, and so without any effect: the ordinary way finds out which value it was
         for flight in flights:

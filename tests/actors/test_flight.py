@@ -6,7 +6,7 @@ import contextlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -79,14 +79,12 @@ class Scene:
         self.store = Store()
         self.orders = Orders()
         self.landed: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.sent: list[Flight] = []
         given: Any = (self.store, self.orders, lambda: self.landed.put(None))
         threading.Thread(target=fly, args=given, daemon=True).start()
 
     def send(self, limit: int, **more: Any) -> Flight:
         claim = ClaimAsk(lanes=[], limit=limit, running=0, types=[])
         flight = Flight(1, Exchange(worker_id="w1", claim=claim, **more), Outbox().nothing())
-        self.sent.append(flight)
         self.orders.put(flight)
         return flight
 
@@ -99,8 +97,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Iterator[Scene]:
-    yield Scene()
+def scene() -> Scene:
+    return Scene()
 
 
 def claims_of(flight: Flight) -> int:
@@ -194,7 +192,7 @@ def test_what_is_refused_goes_the_ordinary_way(scene: Scene) -> None:
     assert (claims_of(first), claims_of(second)) == (1, 1)
 
 
-@pytest.mark.parametrize("line", [None, StoreUnavailable("away"), StoreError("refused")])
+@pytest.mark.parametrize("line", [None, StoreError("refused")])
 def test_without_a_line_a_claim_goes_the_ordinary_way(scene: Scene, line: object) -> None:
     scene.store.line = line
     flights = [scene.send(1), scene.send(2)]
@@ -202,6 +200,19 @@ def test_without_a_line_a_claim_goes_the_ordinary_way(scene: Scene, line: object
         scene.lands()
     scene.says("exchanged 1", "exchanged 2")
     assert [claims_of(flight) for flight in flights] == [1, 1]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), ZeroDivisionError()])
+def test_whatever_goes_wrong_before_there_is_a_line_the_actor_hears_of_it(scene: Scene, error: Exception) -> None:
+    """And the thread goes on."""
+    line, scene.store.line = scene.store.line, error
+    flight = scene.send(1)
+    scene.lands()
+    with pytest.raises(type(error)):
+        flight.answer()
+    scene.store.line = line
+    scene.send(2)
+    scene.says("sent 2")
 
 
 def test_what_counts_something_is_no_claim_for_the_line(scene: Scene) -> None:

@@ -220,7 +220,7 @@ def test_tasks_that_take_their_time_are_not_left_to_one_thread() -> None:
     assert slots.pool._typical_s > running.SHORT_S
 
 
-def test_short_tasks_behind_a_long_one_do_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_tasks_behind_a_long_one_do_not_wait_for_it() -> None:
     slots = Slots(2)
     slots.have_been_short()
     slots.pool.submit([slots.gated(0), *(job_of(lambda: None, cell) for cell in range(1, 50))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -116,6 +117,32 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(store: Postgre
         with pytest.raises(StoreUnavailable, match="deadline"):
             while line.answer() is None:
                 select.select([line], [], [], 0.05)
+    line.close()
+
+
+def test_who_stands_behind_a_slow_claim_has_all_the_patience_from_its_end_on(store: PostgresStore, pg_database: str) -> None:
+    store.enqueue([new(), new()])
+    line = opened(store)
+    store._link.open().patience_s = 0.7
+
+    def lock_and_hold() -> None:
+        with psycopg.connect(pg_database) as second:
+            second.execute("LOCK TABLE tasks")  # granted between the two claims
+            threading.Event().wait(0.5)
+
+    holder = threading.Thread(target=lock_and_hold)
+    with psycopg.connect(pg_database) as first:
+        first.execute("LOCK TABLE tasks")
+        for _ in range(2):
+            line.send("w1", wish(1))
+        threading.Event().wait(0.1)
+        holder.start()
+        threading.Event().wait(0.4)
+    for _ in range(2):
+        while (answer := line.answer()) is None:
+            select.select([line], [], [], 0.05)
+        assert len(answer.claims()) == 1
+    holder.join()
     line.close()
 
 

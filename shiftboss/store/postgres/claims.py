@@ -7,7 +7,6 @@ others. Only where the session keeps its deadlines, its plans and its prepared s
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -33,7 +32,8 @@ class PostgresClaimLine:
 
     def __init__(self, link: Link, connection: BoundedConnection, now: datetime | None) -> None:
         self._link, self._connection, self._now = link, connection, now
-        self._sent_s: deque[float] = deque()
+        self._waiting = 0  # claims without an answer
+        self._since_s = 0.0  # when the server could begin with the oldest of them
         self._reading: Generator[Any, Any, list[pq.abc.PGresult]] | None = None
         self._result: pq.abc.PGresult | None = None
         with self._guarded():
@@ -53,26 +53,29 @@ class PostgresClaimLine:
             pgconn.send_query_prepared(prepared_name(query), values, result_format=pq.Format.BINARY)
             pgconn.pipeline_sync()
             self._connection.wait(generators.send(pgconn))
-            self._sent_s.append(time.monotonic())
+            if not self._waiting:
+                self._since_s = time.monotonic()
+            self._waiting += 1
 
     def answer(self) -> PostgresClaimAnswer | None:
         with self._guarded():
-            while self._sent_s and (results := self._read()) is not None:
+            while self._waiting and (results := self._read()) is not None:
                 if self._result is None:
                     (self._result,) = results
                     continue
                 result, self._result = self._result, None  # these were its Sync
-                self._sent_s.popleft()
+                self._waiting -= 1
+                self._since_s = time.monotonic()
                 if result.status != pq.ExecStatus.TUPLES_OK:
                     raise errors.error_from_result(result, encoding="utf-8")
                 return PostgresClaimAnswer(result, self._connection)
-            if self._sent_s and time.monotonic() > self._sent_s[0] + self._connection.patience_s:
+            if self._waiting and time.monotonic() > self._since_s + self._connection.patience_s:
                 raise psycopg.OperationalError("no answer from the server within the deadline")
         return None
 
     def close(self) -> None:
         if not self._connection.closed:
-            if self._sent_s:
+            if self._waiting:
                 self._connection.close()
             else:
                 with self._guarded():
