@@ -74,8 +74,8 @@ class Carrier:
         lane = self._free_lane(last=not writes)
         return self.ledgers.name(worker_id, lane) if self.flies and lane is not None else ""
 
-    def send(self, request: Exchange, parcel: Parcel) -> bool:
-        """Let a round fly. False: no thread can be had for it; it is still to be done.
+    def send(self, request: Exchange, parcel: Parcel, in_turn: bool) -> bool:
+        """Let a round fly. False: no thread can be had for it; it is still to be done. `in_turn`: see `Flight`.
 
         One that writes nothing takes the last connection, so that what has ended is counted on the first as long as it can be.
         """
@@ -83,7 +83,7 @@ class Carrier:
         assert lane is not None, "nobody may send while all are under way"
         if lane not in self._orders and not self._start(lane):
             return False
-        flight = Flight(lane, request, parcel)
+        flight = Flight(lane, request, parcel, in_turn)
         self._flights.setdefault(lane, deque()).append(flight)
         self._orders[lane].put(flight)
         return True
@@ -95,6 +95,13 @@ class Carrier:
         if not flights:
             del self._flights[message.lane]
         return flight
+
+    def recall(self) -> None:
+        """Let no claim wait for its turn any longer."""
+        for flight in self._under_way():
+            flight.recalled = True
+        for lane in self._flights:
+            self._orders[lane].ring()
 
     def close(self) -> None:
         """Close what nobody uses; who is under way ends with the process."""

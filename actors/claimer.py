@@ -116,7 +116,8 @@ class Claimer(ProcessActor):
     def leave(self) -> None:
         """The executors hold what they have not been told is stored, and tell it to the next claimer."""
         if self._carrier.busy:
-            self._leaving = self._landing = True
+            self._leaving = True
+            self._let_land()
             return
         self._carrier.close()
         self.process.end(0)
@@ -146,9 +147,11 @@ class Claimer(ProcessActor):
                 self._roster.retire(message)
                 self._timer.after("retire", 0.0)
             case Stop():
+                self._carrier.recall()
                 self._halt.stop(message)
                 self._timer.after("halt", 0.0)
             case Drain(seq=seq):
+                self._carrier.recall()
                 self._halt.drain(seq)
                 self._timer.after("halt", 0.0)
             case Resume():
@@ -206,7 +209,7 @@ class Claimer(ProcessActor):
 
     def _after_look(self) -> None:
         if self._sweeps.doubtful:
-            self._landing = True
+            self._let_land()
             self._go_on_landed()
         if self._outbox.has_outcomes:
             self._soon()
@@ -354,7 +357,9 @@ class Claimer(ProcessActor):
             ledger=self._carrier.ledger(self._worker_id, bool(parcel)) if parcel or counters else "",
             keep_completed=self.settings.keeps_completed,
         )
-        if manner is not Manner.HERE and self._carrier.send(request, parcel):
+        if manner is not Manner.HERE and self._carrier.send(
+            request, parcel, manner is Manner.CLAIM_FLIES and self._claiming.in_turn
+        ):
             return request
         assert store is not None  # only what has a thread goes without
         sent_s = time.monotonic()
@@ -386,12 +391,19 @@ class Claimer(ProcessActor):
             self._timer.after("round", self._outage.wait_s(error))
             self._say_ready()
         else:
-            self._settle(flight.request, flight.parcel, reply, flight.seconds)
+            if flight.alone is not None:
+                self._claiming.alone = flight.alone
+            if not flight.refused:
+                self._settle(flight.request, flight.parcel, reply, flight.seconds)
             self._outage.over()
             self._plan_next(flight.request)
             self._soon()  # whatever asked for a round meanwhile was turned away, and asks only once
         if self._landing:
             self._go_on_landed()
+
+    def _let_land(self) -> None:
+        self._landing = True
+        self._carrier.recall()
 
     def _go_on_landed(self) -> None:
         """When nothing is under way any more, as somebody wanted."""

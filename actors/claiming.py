@@ -21,12 +21,14 @@ class Claiming:
 
     Attributes:
         lanes: what is known of them.
+        alone: no other worker lives on this database, as far as is known.
     """
 
     def __init__(self, settings: Settings, roster: Roster, outbox: Outbox) -> None:
         self._roster, self._outbox = roster, outbox
         self._typical = Typical()
         self._of_lanes: tuple[tuple[str, ...], str, float] | None = None
+        self._distributed, self.alone = False, True
         self.change(settings)
 
     def change(self, settings: Settings) -> None:
@@ -35,6 +37,13 @@ class Claiming:
         if of_lanes != self._of_lanes:
             self._of_lanes, self._queues = of_lanes, settings.only_queues or None
             self.lanes = LaneBook(*of_lanes)
+        if settings.distributed_mode != self._distributed:
+            self._distributed, self.alone = settings.distributed_mode, not settings.distributed_mode
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether a large claim should wait for its turn: there are many tasks, and others may be claiming them."""
+        return self._distributed and self.lanes.full_rounds > 0
 
     @property
     def typical_s(self) -> float | None:
@@ -71,7 +80,7 @@ class Claiming:
         slots = sum(peer.slots for peer in usable)
         if not types or room <= 0 or (not free and not self._outbox and room < slots):
             return None  # a few tasks more would not be worth a transaction of their own
-        if under_way and (room < LARGE or not self.lanes.full_rounds or self.lanes.limited or self.lanes.contended):
+        if under_way and (room < LARGE or not self.lanes.full_rounds or self.lanes.limited or not self.alone):
             return None
         lanes = self._known(store, lookout)
         if lookout is not None:

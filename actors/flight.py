@@ -6,6 +6,7 @@ here, and none of it waits for the interpreter, in which another thread may just
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import select
@@ -16,8 +17,12 @@ from typing import Final
 
 from shiftboss.actors.outbox import Parcel
 from shiftboss.errors import StoreError, StoreUnavailable
-from shiftboss.store.base import ClaimLine, Exchange, Exchanged, Store
+from shiftboss.model import Claim
+from shiftboss.store.base import ClaimAnswer, ClaimLine, Exchange, Exchanged, Store
 
+SOONEST_S: Final = 0.005  # a claim that was not in its turn is sent again after this at the soonest,
+LATEST_S: Final = 0.1  # and after this at the latest,
+PATIENCE_S: Final = 1.0  # and without a turn after this: whoever has it may be frozen
 _LOOK_MS: Final = 1_000  # how often a line looks whether it has waited too long
 
 
@@ -25,11 +30,17 @@ class Flight:
     """One round under way.
 
     Attributes:
+        in_turn: it is a large claim, and other workers may be claiming, too.
+        recalled: it is not to be sent again.
+        refused: it was the turn of another worker; nothing was looked at.
+        alone: whether there are no other workers; `None`: it was not asked for.
         seconds: how long the database took, once it has landed.
     """
 
-    def __init__(self, lane: int, request: Exchange, parcel: Parcel) -> None:
-        self.lane, self.request, self.parcel = lane, request, parcel
+    def __init__(self, lane: int, request: Exchange, parcel: Parcel, in_turn: bool = False) -> None:
+        self.lane, self.request, self.parcel, self.in_turn = lane, request, parcel, in_turn
+        self.recalled = self.refused = False
+        self.alone: bool | None = None
         self.reply: Exchanged | None = None
         self.error: BaseException | None = None
         self.seconds = 0.0
@@ -60,6 +71,29 @@ class Flight:
         return self.reply
 
 
+class Turns:
+    """How a thread has its turns: when to ask again after it was another's, and when to go without. Time is passed in."""
+
+    def __init__(self) -> None:
+        self._claim_s = 0.0
+        self._since_s = math.inf  # since when it has been another's
+        self._refusals = 0
+
+    def worth(self, now_s: float) -> bool:
+        """Whether to ask for one, still."""
+        return now_s < self._since_s + PATIENCE_S
+
+    def refused(self, now_s: float) -> float:
+        """It is another's. Returns in how many seconds to ask again: the more others there are, the later."""
+        self._since_s = min(self._since_s, now_s)
+        self._refusals += 1
+        return min(max(self._claim_s / 2 * self._refusals, SOONEST_S), LATEST_S)
+
+    def had(self, claim_s: float) -> None:
+        """A claim was answered, so many seconds after the server could begin with it."""
+        self._since_s, self._refusals, self._claim_s = math.inf, 0, claim_s
+
+
 class Orders:
     """Flights on their way to the thread that carries them. What it polls turns readable when there is one."""
 
@@ -69,6 +103,9 @@ class Orders:
 
     def put(self, flight: Flight) -> None:
         self._flights.put(flight)
+        self.ring()
+
+    def ring(self) -> None:
         os.eventfd_write(self._bell, 1)
 
     def get(self) -> Flight:
@@ -95,13 +132,14 @@ class Orders:
 
 def fly(store: Store, orders: Orders, land: Callable[[], None]) -> None:
     """Carry whatever comes, for ever. `land` is called when one has its answer, in their order."""
+    turns = Turns()
     while True:
-        for flight in _in_line(store, orders.get(), orders, land):
+        for flight in _in_line(store, orders.get(), orders, land, turns):
             flight.carry(store)
             land()
 
 
-def _in_line(store: Store, first: Flight, orders: Orders, land: Callable[[], None]) -> deque[Flight]:
+def _in_line(store: Store, first: Flight, orders: Orders, land: Callable[[], None], turns: Turns) -> deque[Flight]:
     """Carry claims in line until none is left. Returns what has to go the ordinary way instead."""
     flights = deque([first])
     if not first.is_claim or first.request.claim is None:
@@ -111,7 +149,7 @@ def _in_line(store: Store, first: Flight, orders: Orders, land: Callable[[], Non
         line = store.claim_line(first.request.claim)
         if line is None:
             return flights
-        _keep_line(line, flights, orders, land)
+        _Keeper(line, flights, orders, land, turns).keep()
     except BaseException as error:  # noqa: BLE001  the actor raises it again, in its own thread
         if line is not None:
             line.close()
@@ -123,31 +161,72 @@ def _in_line(store: Store, first: Flight, orders: Orders, land: Callable[[], Non
     return deque()
 
 
-def _keep_line(line: ClaimLine, flights: deque[Flight], orders: Orders, land: Callable[[], None]) -> None:
-    """`flights`: those that have had no answer; the first is still to be sent."""
-    _send(line, flights[0])
-    began_s = time.monotonic()
-    poll = select.poll()
-    for file in (line, orders):
-        poll.register(file, select.POLLIN)
-    while flights:
-        answer = line.answer()
-        if answer is None:
-            poll.poll(_LOOK_MS)
-        for flight in orders.come():  # before the answer is read: so the server never waits for that
-            flights.append(flight)
-            _send(line, flight)
-        if answer is not None:
-            now_s = time.monotonic()
-            flight = flights[0]
-            flight.reply = Exchanged(verdicts=[], states=[], claims=answer.claims())
-            flight.seconds, began_s = now_s - began_s, now_s
-            if len(flights) == 1:
-                line.close()  # before it lands: then the connection may be used by others
-            flights.popleft()
-            land()
+class _Keeper:
+    """Keeps one line. `flights`: those that have had no answer; the first is still to be sent."""
 
+    def __init__(self, line: ClaimLine, flights: deque[Flight], orders: Orders, land: Callable[[], None], turns: Turns) -> None:
+        self._line, self._flights, self._orders, self._land, self._turns = line, flights, orders, land, turns
+        self._began_s = 0.0
+        self._again_s: float | None = None  # when the first is to be sent again, then the only one: it waits for its turn
+        self._poll = select.poll()
+        for file in (line, orders):
+            self._poll.register(file, select.POLLIN)
 
-def _send(line: ClaimLine, flight: Flight) -> None:
-    assert flight.request.claim is not None
-    line.send(flight.request.worker_id, flight.request.claim)
+    def keep(self) -> None:
+        self._began_s = time.monotonic()
+        self._send(self._flights[0])
+        while self._flights:
+            answer = self._line.answer()
+            if answer is None:
+                self._poll.poll(self._patience_ms())
+            for flight in self._orders.come():  # before the answer is read: so the server never waits for that
+                self._flights.append(flight)
+                self._send(flight)
+            if self._again_s is not None:
+                self._go_on_waiting(self._again_s)
+            elif answer is not None:
+                self._answered(answer)
+
+    def _send(self, flight: Flight) -> None:
+        assert flight.request.claim is not None
+        in_turn = flight.in_turn and self._turns.worth(time.monotonic())
+        self._line.send(flight.request.worker_id, flight.request.claim, in_turn)
+
+    def _patience_ms(self) -> int:
+        return _LOOK_MS if self._again_s is None else max(0, math.ceil((self._again_s - time.monotonic()) * 1000))
+
+    def _go_on_waiting(self, again_s: float) -> None:
+        """Until it is time, or somebody does not want it any more; nobody stands behind one that waits."""
+        if self._flights[0].recalled or len(self._flights) > 1:
+            self._again_s, self._began_s = None, time.monotonic()
+            self._refused()
+        elif time.monotonic() >= again_s:
+            self._again_s, self._began_s = None, time.monotonic()
+            self._send(self._flights[0])
+
+    def _answered(self, answer: ClaimAnswer) -> None:
+        now_s = time.monotonic()
+        flight, turn = self._flights[0], answer.turn
+        if turn is not None:
+            flight.alone = turn.alone
+            if not turn.mine:
+                again_s = now_s + self._turns.refused(now_s)
+                if len(self._flights) > 1:
+                    self._refused()
+                else:
+                    self._again_s = again_s
+                return
+        flight.seconds, self._began_s = now_s - self._began_s, now_s
+        self._turns.had(flight.seconds)
+        self._end(answer.claims())
+
+    def _refused(self) -> None:
+        self._flights[0].refused = True
+        self._end([])
+
+    def _end(self, claims: list[Claim]) -> None:
+        self._flights[0].reply = Exchanged(verdicts=[], states=[], claims=claims)
+        if len(self._flights) == 1:
+            self._line.close()  # before it lands: then the connection may be used by others
+        self._flights.popleft()
+        self._land()

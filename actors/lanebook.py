@@ -12,14 +12,13 @@ from typing import Final
 import msgspec
 
 from shiftboss.actors.pace import Pace
-from shiftboss.actors.planning import LARGE, MARK_MARGIN_S, order_lanes
+from shiftboss.actors.planning import MARK_MARGIN_S, order_lanes
 from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk, Lane, Store
 
 LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
 MARKS_FRESH_S: Final = 1.0  # lanes are claimed from their beginning this often: what was recovered stands there, and waits for it
 FIRST_POLL_S: Final = 0.01
-CONTENDED_S: Final = 50e-6  # a task: twice what it takes a slow server that has nothing else to do
 _ASKED: Final = 8  # more than are under way at any time; those without an answer make room for others
 _ROUNDED_S: Final = 0.001  # times are microseconds in the database and floating-point numbers here
 
@@ -31,7 +30,6 @@ class LaneBook:
         drained: the last claim got less than it asked for: nothing is there until someone rings or time passes.
         poll_s: how long to wait before looking without having been rung for.
         full_rounds: claims in a row that got all they asked for.
-        contended: the last large claim took so long that others must be claiming, too.
     """
 
     def __init__(self, only_queues: Sequence[str], strategy: str, longest_poll_s: float) -> None:
@@ -53,7 +51,6 @@ class LaneBook:
         self.drained = False
         self.poll_s = FIRST_POLL_S
         self.full_rounds = 0
-        self.contended = False
 
     @property
     def merge(self) -> str | None:
@@ -143,8 +140,6 @@ class LaneBook:
         """What a claim's answer says about the lanes. `took_s`: how long the database needed for it."""
         now_s = time.monotonic()
         answered = self._answered(ask)
-        if len(claims) >= LARGE:
-            self.contended = took_s > CONTENDED_S * len(claims)
         if answered is None:
             return  # asked for with other settings: it says nothing about these lanes
         looks, lowered = answered

@@ -95,31 +95,41 @@ def run(target: Target, load: Load, watch: contextlib.AbstractContextManager[obj
     Raises:
         AssertionError: a task did not end, or did not end with its first attempt.
     """
-    with Client(target.url) as client:
-        began_s = time.perf_counter()
-        ids = [handle.id for handle in client.enqueue_many(load.prepare(number) for number in range(load.tasks))]
-        enqueue_s = time.perf_counter() - began_s
-    with store_of(target) as store:
-        for queue in load.queues:
-            store.set_queue(queue, paused=True)
+    return run_apart([target], load, watch)
+
+
+def run_apart(targets: Sequence[Target], load: Load, watch: contextlib.AbstractContextManager[object] | None = None) -> Run:
+    """`run` with the tasks and the workers shared out over several databases of one server."""
+    share, rest = divmod(load.tasks, len(targets))
+    assert not rest, "each has as many"
+    stored = [_enqueued(target, load, share) for target in targets]
+    ids = [some for some, _ in stored]
     with contextlib.ExitStack() as stack:
-        operator = stack.enter_context(store_of(target))
-        services = [stack.enter_context(Service(target.url, target.folder, load.settings)) for _ in range(load.workers)]
+        operators = [stack.enter_context(store_of(target)) for target in targets]
+        for queue in load.queues:
+            for operator in operators:
+                operator.set_queue(queue, paused=True)
+        places = [targets[number % len(targets)] for number in range(load.workers)]
+        services = [stack.enter_context(Service(place.url, place.folder, load.settings)) for place in places]
         wait_until(time.monotonic() + _SETTLE_S)
         processes = {pid: role for service in services for pid, role in service.processes().items()}
-        meter = Meter(target, processes)
+        meter = Meter(targets[0], processes)
         released_s = time.time()
-        target.change("release")  # all at once; the one below is released already, but says so to who sleeps
-        operator.set_queue(load.queues[0], paused=False)
+        for target, operator in zip(targets, operators, strict=True):
+            target.change("release")  # all at once; the one below is released already, but says so to who sleeps
+            operator.set_queue(load.queues[0], paused=False)
         with watch or contextlib.nullcontext():
-            _wait_until_empty(target, ids, _longest_s(load))
+            for target, some in zip(targets, ids, strict=True):
+                _wait_until_empty(target, some, _longest_s(load))
         cost = meter.stop()
         pss_kib = proc.pss_by_role(processes)
-    seconds = check_span(target, ids, released_s if NO_HISTORY.items() <= load.settings.items() else None)
+    release_s = released_s if NO_HISTORY.items() <= load.settings.items() else None
+    spans = [span_of(target, some, release_s) for target, some in zip(targets, ids, strict=True)]
+    seconds = max(end for _, end in spans) - min(start for start, _ in spans)
     return Run(
         tasks=load.tasks,
         per_second=load.tasks / seconds,
-        enqueue_s=enqueue_s,
+        enqueue_s=sum(seconds for _, seconds in stored),
         ready_s=services[0].ready_s,
         stop_s=services[0].stop_s,
         pss_kib=pss_kib,
@@ -127,8 +137,16 @@ def run(target: Target, load: Load, watch: contextlib.AbstractContextManager[obj
     )
 
 
-def check_span(target: Target, ids: Sequence[str], released_s: float | None = None) -> float:
-    """Seconds from the start of the first of these tasks to the transaction that stored the last.
+def _enqueued(target: Target, load: Load, count: int) -> tuple[list[str], float]:
+    """Their ids, and how many seconds it took."""
+    with Client(target.url) as client:
+        began_s = time.perf_counter()
+        ids = [handle.id for handle in client.enqueue_many(load.prepare(number) for number in range(count))]
+        return ids, time.perf_counter() - began_s
+
+
+def span_of(target: Target, ids: Sequence[str], released_s: float | None = None) -> tuple[float, float]:
+    """When the first of these tasks started, and when the last was stored, in Unix seconds.
 
     Args:
         released_s: for a service without a history, which keeps no starts: when the queue was released, in Unix seconds.
@@ -140,7 +158,7 @@ def check_span(target: Target, ids: Sequence[str], released_s: float | None = No
     ((count, attempts, started, finished),) = target.rows(query, first=min(ids), last=max(ids))
     if (count, attempts) != (len(ids), len(ids)):
         raise AssertionError(f"{len(ids)} tasks went in, {count} came out, after {attempts} attempts")
-    return unix_s(finished) - (unix_s(started) if released_s is None else released_s)
+    return unix_s(started) if released_s is None else released_s, unix_s(finished)
 
 
 def summary(runs: Sequence[Run], ideal_per_second: float = 0.0) -> Drain:

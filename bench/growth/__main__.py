@@ -61,7 +61,7 @@ def measure(
         "future": lambda: {f"{rows:,} due tomorrow": scenes.filled(new_target, lambda f: f.future(rows), tasks, runs)},
         "queues": lambda: {f"{options.queues:,} queues": scenes.many_queues(new_target, options.queues, tasks, runs)},
         "workers": lambda: {
-            f"{number} workers": scene for number, scene in scenes.many_workers(new_target, options.workers, tasks, runs).items()
+            _workers(name): scene for name, scene in scenes.many_workers(new_target, options.workers, tasks, runs).items()
         },
     }
     for part in options.only:
@@ -71,6 +71,11 @@ def measure(
             else:
                 grown.scenes.update(parts[part]())
                 written()
+
+
+def _workers(name: str) -> str:
+    number, apart, _ = name.partition(scenes.APART)
+    return f"{number} workers{apart}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,10 +12,13 @@ import msgspec
 
 from bench.growth.fill import Filler
 from bench.handlers import noop
-from bench.load import Drain, Load, Run, run, run_fresh, summary
+from bench.load import Drain, Load, Run, run, run_apart, run_fresh, summary
 from bench.stats import Spread, ratio
 from bench.target import NewTarget, Target
 
+APART: Final = ", a database each"
+"""After the number of workers, in the name of that scene."""
+_MORE: Final = 5
 _LOOK_EVERY_S: Final = 0.01
 _CLAIMERS: Final = "shiftboss claimer%"
 _ROWS: Final = "Lock: "
@@ -79,23 +82,30 @@ def many_queues(new_target: NewTarget, queues: int, tasks: int, runs: int) -> Sc
 
 
 def many_workers(new_target: NewTarget, workers: Sequence[int], tasks: int, runs: int) -> dict[str, Scene]:
-    """By turns: one worker, then each of these numbers, all of them on one database; the rate is that of all together."""
+    """By turns: one worker, then each of these numbers, all of them on one database; the rate is that of all together.
+
+    Then as many as the largest number, each on a database of its own with its share of the tasks: what so many processes reach
+    on this machine that have nothing to do with each other. A worker opens connections in its first large round, and all of
+    them do so in the drain's first second, so the tasks are five times as many.
+    """
     numbers = sorted({1, *workers})
-    done: dict[int, list[Run]] = {number: [] for number in numbers}
-    waits: dict[int, Waits] = {number: Counter() for number in numbers}
+    most = numbers[-1]
+    places = {str(number): 1 for number in numbers} | ({f"{most}{APART}": most} if most > 1 else {})
+    done: dict[str, list[Run]] = {name: [] for name in places}
+    waits: dict[str, Waits] = {name: Counter() for name in places}
+    total = tasks * _MORE // most * most
     for _ in range(runs):
-        for number in numbers:
-            load = Load(tasks=tasks, workers=number, settings={"DISTRIBUTED_MODE": "true"})
-            done[number].append(_watched(new_target, load, waits[number]))
-    return {str(number): _scene(done[number], done[1], waits[number]) for number in numbers}
+        for name, databases in places.items():
+            number = int(name.removesuffix(APART))
+            load = Load(tasks=total, workers=number, settings={"DISTRIBUTED_MODE": "true"})
+            done[name].append(_watched(new_target, load, waits[name], databases))
+    return {name: _scene(done[name], done["1"], waits[name]) for name in places}
 
 
-def _watched(new_target: NewTarget, load: Load, seen: Waits) -> Run:
-    target = new_target()
-    try:
-        return run(target, load, _claimers_watched(target, seen))
-    finally:
-        target.close()
+def _watched(new_target: NewTarget, load: Load, seen: Waits, databases: int) -> Run:
+    with contextlib.ExitStack() as stack:
+        targets = [stack.enter_context(contextlib.closing(new_target())) for _ in range(databases)]
+        return run_apart(targets, load, _claimers_watched(targets[0], seen))
 
 
 @contextlib.contextmanager

@@ -217,8 +217,21 @@ class Listener(Protocol):
     def close(self) -> None: ...
 
 
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """What a claim that asked for its turn is told.
+
+    `mine`: no other claim has its turn just now in the lane that this one names first. `alone`: no other worker has a row.
+    """
+
+    mine: bool
+    alone: bool
+
+
 class ClaimAnswer(Protocol):
-    """What a claim got."""
+    """What a claim got. `turn`: `None` for one that did not ask; one whose turn it was not has got nothing."""
+
+    @property
+    def turn(self) -> Turn | None: ...
 
     def claims(self) -> list[Claim]: ...
 
@@ -234,7 +247,9 @@ class ClaimLine(Protocol):
         """Readable when `answer`, after it has had nothing, may have something: answers may come together."""
         ...
 
-    def send(self, worker_id: str, ask: ClaimAsk) -> None: ...
+    def send(self, worker_id: str, ask: ClaimAsk, in_turn: bool) -> None:
+        """`in_turn`: get nothing while another worker that asked for its turn is claiming. Nobody waits for a turn."""
+        ...
 
     def answer(self) -> ClaimAnswer | None:
         """To the oldest that has none yet, if it has come; does not wait."""

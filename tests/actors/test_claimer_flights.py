@@ -6,9 +6,11 @@ Whoever holds a worker's row in `departures` holds up the one round that counts 
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +27,7 @@ from shiftboss import control
 from shiftboss.actors.board import Board
 from shiftboss.actors.carrier import Carrier
 from shiftboss.actors.claimer import Claimer
+from shiftboss.actors.flight import Flight
 from shiftboss.actors.lanebook import FIRST_POLL_S
 from shiftboss.actors.lookout import Lookout
 from shiftboss.actors.messages import Finished, Landed, Looked, Tick
@@ -35,7 +38,7 @@ from shiftboss.actors.sweeps import Sweeps
 from shiftboss.config import Settings
 from shiftboss.errors import StoreUnavailable
 from shiftboss.model import Lease, TaskState, TypeInfo, Verdict
-from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Lane, LaneAsk, Owned, TaskFilter
+from shiftboss.store.base import ClaimAsk, Exchange, Exchanged, Lane, LaneAsk, Owned, TaskFilter, Turn
 
 SLOTS = 400
 SHARE = 150  # a large round
@@ -383,7 +386,7 @@ def test_what_full_ledgers_count_is_folded_once(monkeypatch: pytest.MonkeyPatch)
 def roomy(monkeypatch: pytest.MonkeyPatch) -> Claimer:
     """A claimer with room for 2,600 tasks, five of which could begin at once, in the middle of a backlog."""
     claimer = that_flies(Slow())
-    peer: Any = SimpleNamespace(room=lambda _typical_s: 2_600, free_slots=5, slots=10)
+    peer: Any = SimpleNamespace(room=lambda *_windows: 2_600, free_slots=5, slots=10, types=(TYPE,), holdings={}, releasable=[])
     monkeypatch.setattr(claimer._roster, "usable", lambda: [peer])
     monkeypatch.setattr(claimer._roster, "types_of", lambda _peers: [TypeInfo(type=TYPE)])
     claimer._lanes.read([Lane(queue="default", priority=0)], time.monotonic(), 0.0)
@@ -409,12 +412,83 @@ def test_behind_a_claim_only_a_large_one_is_worth_while(roomy: Claimer) -> None:
     assert roomy._claiming.ask(None, roomy._lookout, MOST_IN_FLIGHT) is None
 
 
-@pytest.mark.parametrize(("took_s", "ahead"), [(0.02, True), (0.08, False)])
-def test_nothing_is_claimed_ahead_while_other_workers_claim(roomy: Claimer, took_s: float, ahead: bool) -> None:
+def test_a_worker_among_others_claims_nothing_ahead_before_it_is_told_that_it_is_alone(roomy: Claimer) -> None:
+    def claims_ahead() -> bool:
+        return roomy._claiming.ask(None, roomy._lookout, MOST_IN_FLIGHT) is not None
+
+    assert (claims_ahead(), roomy._claiming.in_turn) == (True, False), "by its settings it is the only one"
+    roomy._claiming.change(Settings(distributed_mode=True))
+    assert (claims_ahead(), roomy._claiming.in_turn) == (False, True)
+    seen = []
+    for alone in (False, True):
+        flight = Flight(1, Exchange(worker_id=WORKER), roomy._outbox.nothing())
+        flight.reply, flight.alone = Exchanged(verdicts=[], states=[], claims=[]), alone
+        roomy._carrier._flights[1] = deque([flight])
+        roomy._comes_back(Landed(1))
+        seen.append((claims_ahead(), roomy._claiming.in_turn))
+    assert seen == [(False, True), (True, True)]
+    roomy._lanes.full_rounds = 0
+    assert not roomy._claiming.in_turn, "few tasks are claimed without"
+    roomy._claiming.change(Settings(distributed_mode=True, worker_pool_size=7))
+    assert roomy._claiming.alone, "a reload changes nothing about that"
+
+
+def test_of_a_claim_that_did_not_have_its_turn_nothing_is_learnt(roomy: Claimer) -> None:
+    """Neither that the lane is empty, nor how long the database takes."""
     ask = roomy._claiming.ask(None, roomy._lookout)
-    assert ask is not None
-    roomy._lanes.learn(ask, [claim_of() for _ in range(ask.limit)], took_s)
-    assert (roomy._claiming.ask(None, roomy._lookout, MOST_IN_FLIGHT) is not None) is ahead
+    flight = Flight(1, Exchange(worker_id=WORKER, claim=ask), roomy._outbox.nothing())
+    flight.reply, flight.refused = Exchanged(verdicts=[], states=[], claims=[]), True
+    roomy._carrier._flights[1] = deque([flight])
+    roomy._comes_back(Landed(1))
+    assert not roomy._lanes.drained
+    assert roomy._lanes.full_rounds == 1
+    assert not roomy._claim_times.due()
+    assert roomy._round_is_next, "it is asked for again"
+
+
+class Anothers:
+    """A database in which it is always another worker's turn."""
+
+    exchanges_at_once = 2
+
+    def __init__(self) -> None:
+        self.bell = os.eventfd(1, os.EFD_NONBLOCK)
+        self.sent: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def claim_line(self, _ask: ClaimAsk) -> Anothers:
+        return self
+
+    def fileno(self) -> int:
+        return self.bell
+
+    def send(self, _worker_id: str, _ask: ClaimAsk, in_turn: bool) -> None:
+        self.sent.put(in_turn)
+
+    def answer(self) -> Any:
+        return SimpleNamespace(turn=Turn(mine=False, alone=False), claims=list)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("message", [control.Stop(drain_s=1.0, grace_s=1.0), control.Drain(seq=1), control.Leave()])
+def test_who_is_to_stop_does_not_wait_for_its_turn(roomy: Claimer, message: control.ToChild) -> None:
+    store = Anothers()
+    roomy._claiming.change(Settings(distributed_mode=True))
+    roomy._lanes.read([Lane(queue="default", priority=0)], time.monotonic(), 0.0)
+    roomy._carrier = Carrier([store, store], roomy.actor_ref.tell)  # type: ignore[list-item]
+    roomy._outbox.take()
+    roomy._round()
+    for _ in range(2):
+        assert store.sent.get(timeout=10), "it asks for its turn, and again"
+    if isinstance(message, control.Leave):
+        roomy.leave()
+    else:
+        roomy.receive(message)
+    landed = None
+    while not isinstance(landed, Landed):
+        landed = roomy.actor_inbox.get(timeout=10).message
+    assert roomy._carrier.landed(landed).refused
 
 
 def test_nothing_is_claimed_ahead_while_a_queue_has_a_limit(roomy: Claimer) -> None:
@@ -425,7 +499,7 @@ def test_nothing_is_claimed_ahead_while_a_queue_has_a_limit(roomy: Claimer) -> N
 
 def test_while_the_database_is_away_no_claim_waits_in_line(roomy: Claimer) -> None:
     ask = roomy._claim_ask(None)
-    assert roomy._carrier.send(Exchange(worker_id=WORKER, claim=ask), roomy._outbox.nothing())
+    assert roomy._carrier.send(Exchange(worker_id=WORKER, claim=ask), roomy._outbox.nothing(), in_turn=False)
     assert roomy._claim_ask(None) is not None
     roomy._outage.wait_s(StoreUnavailable("gone"))
     assert roomy._claim_ask(None) is None

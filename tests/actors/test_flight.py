@@ -11,14 +11,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from actor_harness import claim_of
+from actor_harness import claim_of, eventually
 
 from shiftboss.actors import flight as actors_flight
-from shiftboss.actors.flight import Flight, Orders, fly
+from shiftboss.actors.flight import LATEST_S, PATIENCE_S, SOONEST_S, Flight, Orders, Turns, fly
 from shiftboss.actors.outbox import Outbox
 from shiftboss.errors import StoreError, StoreUnavailable
 from shiftboss.model import Claim
-from shiftboss.store.base import ClaimAsk, CounterDelta, Exchange, Exchanged
+from shiftboss.store.base import ClaimAsk, CounterDelta, Exchange, Exchanged, Turn
+
+MINE, ANOTHERS = Turn(mine=True, alone=False), Turn(mine=False, alone=False)
 
 
 class Line:
@@ -33,8 +35,8 @@ class Line:
     def fileno(self) -> int:
         return self.bell
 
-    def send(self, _worker_id: str, ask: ClaimAsk) -> None:
-        self.store.said.put(f"sent {ask.limit}")
+    def send(self, _worker_id: str, ask: ClaimAsk, in_turn: bool) -> None:
+        self.store.said.put(f"sent {ask.limit}{' in turn' if in_turn else ''}")
 
     def answer(self) -> Any:
         self.looks.release()
@@ -46,7 +48,9 @@ class Line:
         given = self.answers.get()
         if isinstance(given, Exception):
             raise given
-        return SimpleNamespace(claims=given)
+        if isinstance(given, Turn):
+            return SimpleNamespace(claims=lambda: [claim_of()] if given.mine else [], turn=given)
+        return SimpleNamespace(claims=given, turn=None)
 
     def close(self) -> None:
         self.store.said.put("closed")
@@ -82,15 +86,24 @@ class Scene:
         given: Any = (self.store, self.orders, lambda: self.landed.put(None))
         threading.Thread(target=fly, args=given, daemon=True).start()
 
-    def send(self, limit: int, **more: Any) -> Flight:
+    def send(self, limit: int, *, in_turn: bool = False, **more: Any) -> Flight:
         claim = ClaimAsk(lanes=[], limit=limit, running=0, types=[])
-        flight = Flight(1, Exchange(worker_id="w1", claim=claim, **more), Outbox().nothing())
+        flight = Flight(1, Exchange(worker_id="w1", claim=claim, **more), Outbox().nothing(), in_turn)
         self.orders.put(flight)
         return flight
 
     def says(self, *words: str) -> None:
         for word in words:
             assert self.store.said.get(timeout=10) == word
+
+    def has_read(self) -> None:
+        """Wait until all that was given has been dealt with."""
+        line = self.store.line
+        eventually(line.answers.empty, "it is read")
+        while line.looks.acquire(blocking=False):
+            pass
+        self.orders.ring()
+        assert line.looks.acquire(timeout=10)
 
     def lands(self) -> None:
         self.landed.get(timeout=10)
@@ -234,3 +247,122 @@ def test_whatever_goes_wrong_the_actor_hears_of_it(scene: Scene) -> None:
     scene.store.line.give(got(2)[0])
     scene.lands()
     assert claims_of(again) == 2
+
+
+# ---- turns
+
+
+def test_a_claim_whose_turn_it_is_not_is_sent_again_until_it_is(scene: Scene) -> None:
+    flight = scene.send(1, in_turn=True)
+    for _ in range(3):
+        scene.says("sent 1 in turn")
+        assert scene.landed.empty()
+        scene.store.line.give(ANOTHERS)
+    scene.says("sent 1 in turn")
+    scene.store.line.give(MINE)
+    scene.lands()
+    assert (claims_of(flight), flight.refused, flight.alone) == (1, False, False)
+    scene.says("closed")
+
+
+def test_a_claim_that_does_not_ask_for_a_turn_says_nothing_about_others(scene: Scene) -> None:
+    flight = scene.send(1)
+    scene.says("sent 1")
+    scene.store.line.give(got(1)[0])
+    scene.lands()
+    assert (flight.alone, flight.refused) == (None, False)
+
+
+def test_whoever_has_had_a_turn_for_long_is_not_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be frozen, and would keep it."""
+    monkeypatch.setattr(actors_flight, "PATIENCE_S", 0.0)
+    flight = scene.send(1, in_turn=True)
+    scene.says("sent 1 in turn")
+    scene.store.line.give(ANOTHERS)
+    scene.says("sent 1")
+    scene.store.line.give(got(1)[0])
+    scene.lands()
+    assert claims_of(flight) == 1
+    scene.send(2, in_turn=True)
+    scene.says("closed", "sent 2 in turn")
+
+
+def test_a_claim_that_waits_for_its_turn_can_be_recalled(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop does not wait for it."""
+    monkeypatch.setattr(actors_flight, "SOONEST_S", 60.0)
+    monkeypatch.setattr(actors_flight, "LATEST_S", 60.0)
+    flight = scene.send(1, in_turn=True)
+    scene.says("sent 1 in turn")
+    scene.store.line.give(ANOTHERS)
+    scene.has_read()
+    flight.recalled = True
+    scene.orders.ring()
+    scene.lands()
+    assert flight.refused
+    assert claims_of(flight) == 0
+    scene.says("closed")
+
+
+def test_a_claim_under_way_that_is_recalled_has_its_answer(scene: Scene) -> None:
+    flight = scene.send(1, in_turn=True)
+    scene.says("sent 1 in turn")
+    flight.recalled = True
+    scene.orders.ring()
+    scene.store.line.give(MINE)
+    scene.lands()
+    assert (claims_of(flight), flight.refused) == (1, False)
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_nobody_stands_behind_a_claim_that_waits_for_its_turn(scene: Scene, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    """It would be answered first. `late`: it comes while the other one waits already."""
+    monkeypatch.setattr(actors_flight, "SOONEST_S", 60.0)
+    monkeypatch.setattr(actors_flight, "LATEST_S", 60.0)
+    first = scene.send(1, in_turn=True)
+    scene.says("sent 1 in turn")
+    if late:
+        scene.store.line.give(ANOTHERS)
+        scene.has_read()
+    second = scene.send(2, in_turn=True)
+    scene.says("sent 2 in turn")
+    if not late:
+        scene.store.line.give(ANOTHERS)
+    scene.lands()
+    assert first.refused
+    scene.store.line.give(MINE)
+    scene.lands()
+    assert (claims_of(first), claims_of(second), second.refused) == (0, 1, False)
+    scene.says("closed")
+
+
+def test_the_time_that_a_claim_waits_for_its_turn_is_not_the_databases(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors_flight, "SOONEST_S", 0.5)
+    monkeypatch.setattr(actors_flight, "LATEST_S", 0.5)
+    flight = scene.send(1, in_turn=True)
+    scene.says("sent 1 in turn")
+    scene.store.line.give(ANOTHERS)
+    scene.says("sent 1 in turn")
+    scene.store.line.give(MINE)
+    scene.lands()
+    assert flight.seconds < 0.4
+
+
+def test_the_more_others_there_are_the_later_is_asked_again() -> None:
+    turns = Turns()
+    turns.had(0.02)
+    assert [turns.refused(now_s) for now_s in (1.0, 1.1, 1.2)] == pytest.approx([0.01, 0.02, 0.03])
+    turns.had(0.002)
+    assert turns.refused(2.0) == SOONEST_S
+    turns.had(10.0)
+    assert turns.refused(3.0) == LATEST_S
+
+
+def test_patience_begins_anew_with_each_claim() -> None:
+    turns = Turns()
+    assert turns.worth(0.0)
+    turns.refused(1.0)
+    turns.refused(1.5)
+    assert turns.worth(1.0 + PATIENCE_S - 0.01)
+    assert not turns.worth(1.0 + PATIENCE_S)
+    turns.had(0.01)
+    assert turns.worth(1.0 + PATIENCE_S)

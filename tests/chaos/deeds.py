@@ -137,7 +137,7 @@ def _claim_in_line(store: Store, _scene: Scene) -> None:
     assert line is not None
     try:
         for limit in (2, 1):
-            line.send(ME, claim_ask(limit, running=limit))
+            line.send(ME, claim_ask(limit, running=limit), in_turn=True)
         for _ in range(2):
             while line.answer() is None:
                 select.select([line], [], [], 1.0)

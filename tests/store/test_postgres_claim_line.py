@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
-from store_harness import ended, finish, info, new, raw_json, status
+from store_harness import ended, finish, info, new, raw_json, status, worker
 
 from shiftboss.errors import StoreError, StoreUnavailable
 from shiftboss.model import Claim, TaskState, Verdict
-from shiftboss.store.base import ClaimAsk, ClaimLine, Exchange, LaneAsk
+from shiftboss.store.base import ClaimAnswer, ClaimAsk, ClaimLine, Exchange, LaneAsk, Turn
 from shiftboss.store.postgres import link
+from shiftboss.store.postgres.params import turn_params
+from shiftboss.store.postgres.sqltext import queries
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 
 
@@ -37,10 +41,14 @@ def opened(store: PostgresStore, merge: str | None = None) -> ClaimLine:
     return line
 
 
-def answered(line: ClaimLine) -> list[Claim]:
+def answer_of(line: ClaimLine) -> ClaimAnswer:
     while (answer := line.answer()) is None:
         assert select.select([line], [], [], 10.0)[0], "no answer"
-    return answer.claims()
+    return answer
+
+
+def answered(line: ClaimLine) -> list[Claim]:
+    return answer_of(line).claims()
 
 
 @pytest.mark.parametrize("merge", [None, "fifo", "lifo"])
@@ -49,7 +57,7 @@ def test_claims_in_line_are_those_that_exchanges_would_have_got(store: PostgresS
     store.enqueue(tasks)
     line = opened(store, merge)
     for limit in (3, 2, 3):
-        line.send("w1", wish(limit, merge))
+        line.send("w1", wish(limit, merge), in_turn=False)
     claims = [answered(line) for _ in range(3)]
     assert line.answer() is None, "all have been answered"
     line.close()
@@ -68,7 +76,7 @@ def test_each_is_committed_by_itself_whether_its_answer_is_read_or_not(pg_databa
     ids = [one.id for one in store.enqueue([new(), new()])]
     line = opened(store)
     for _ in range(2):
-        line.send("w1", wish(1))
+        line.send("w1", wish(1), in_turn=False)
     assert answered(line)
     assert select.select([line], [], [], 10.0)[0]
     other = open_postgres(pg_database)
@@ -82,13 +90,78 @@ def test_a_line_can_be_opened_again_and_again_over_one_connection(store: Postgre
     store.enqueue([new() for _ in range(3)])
     for _ in range(3):
         line = opened(store)
-        line.send("w1", wish(1))
+        line.send("w1", wish(1), in_turn=False)
         assert len(answered(line)) == 1
         line.close()
         assert store.owned("w1")
     with store._link.connected() as connection:
         ((mine,),) = connection.execute("SELECT count(*) FROM pg_prepared_statements WHERE name = 'shiftboss_claim'").fetchall()
     assert mine == 1
+
+
+@contextlib.contextmanager
+def turn_of_another(url: str, ask: ClaimAsk) -> Iterator[None]:
+    """Until the end of the block; then it commits."""
+    with psycopg.connect(url) as other:
+        (row,) = other.execute(queries()["take_turn"], turn_params(ask)).fetchall()
+        assert row[0] is True
+        yield
+
+
+def in_turn(line: ClaimLine, ask: ClaimAsk) -> tuple[bool, int]:
+    """Whether it has its turn, and how many it gets."""
+    line.send("w1", ask, in_turn=True)
+    answer = answer_of(line)
+    assert answer.turn is not None
+    return answer.turn.mine, len(answer.claims())
+
+
+def test_a_claim_gets_nothing_while_it_is_the_turn_of_another_and_does_not_wait_for_it(
+    pg_database: str, store: PostgresStore
+) -> None:
+    store.enqueue([new() for _ in range(4)])
+    for name in ("w1", "w2"):
+        store.register(worker(name), timeout_s=30.0, exclusive=False)
+    line = opened(store)
+    store._link.open().patience_s = 0.5
+    with turn_of_another(pg_database, wish(2)):
+        assert [in_turn(line, wish(2)) for _ in range(2)] == [(False, 0), (False, 0)]
+        line.send("w1", wish(1), in_turn=False)
+        answer = answer_of(line)
+        assert (answer.turn, len(answer.claims())) == (None, 1), "who did not ask for a turn needs none"
+    assert [in_turn(line, wish(2)) for _ in range(2)] == [(True, 2), (True, 1)], "it ends with the commit"
+    line.close()
+
+
+def test_lanes_have_turns_of_their_own(pg_database: str, store: PostgresStore) -> None:
+    store.enqueue([new()])
+    line = opened(store)
+    for other in (LaneAsk(queue="other", priority=0, limit=1), LaneAsk(queue="default", priority=1, limit=1)):
+        with turn_of_another(pg_database, msgspec.structs.replace(wish(1), lanes=[other])):
+            assert in_turn(line, wish(1))[0]
+    line.close()
+
+
+def test_merged_lanes_have_one_turn_together(pg_database: str, store: PostgresStore) -> None:
+    """Their order says nothing about where the oldest task is."""
+    line = opened(store, "fifo")
+    lanes = [LaneAsk(queue=queue, priority=0, limit=1) for queue in ("a", "b")]
+    ask, other = (msgspec.structs.replace(wish(1, "fifo"), lanes=some) for some in (lanes, lanes[::-1]))
+    with turn_of_another(pg_database, other):
+        assert in_turn(line, ask) == (False, 0)
+    line.close()
+
+
+def test_a_turn_tells_whether_there_are_other_workers(store: PostgresStore) -> None:
+    line, alone = opened(store), []
+    for name in ("w1", "w2"):
+        line.close()
+        store.register(worker(name), timeout_s=30.0, exclusive=False)
+        line = opened(store)
+        line.send("w1", wish(1), in_turn=True)
+        alone.append(answer_of(line).turn)
+    line.close()
+    assert alone == [Turn(mine=True, alone=True), Turn(mine=True, alone=False)]
 
 
 def test_an_end_of_the_connection_is_told(pg_database: str, store: PostgresStore) -> None:
@@ -98,11 +171,11 @@ def test_an_end_of_the_connection_is_told(pg_database: str, store: PostgresStore
         admin.execute("SELECT pg_terminate_backend(%s)", (store._link.open().info.backend_pid,))
     with pytest.raises(StoreUnavailable):
         for _ in range(2):
-            line.send("w1", wish(1))
+            line.send("w1", wish(1), in_turn=False)
             answered(line)
     line.close()
     again = opened(store)
-    again.send("w1", wish(1))
+    again.send("w1", wish(1), in_turn=False)
     assert len(answered(again)) == 1
     again.close()
 
@@ -113,7 +186,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for_for_ever(store: Postgre
     store._link.open().patience_s = 0.2
     with psycopg.connect(pg_database) as other:
         other.execute("LOCK TABLE tasks")
-        line.send("w1", wish(1))
+        line.send("w1", wish(1), in_turn=False)
         with pytest.raises(StoreUnavailable, match="deadline"):
             while line.answer() is None:
                 select.select([line], [], [], 0.05)
@@ -134,7 +207,7 @@ def test_who_stands_behind_a_slow_claim_has_all_the_patience_from_its_end_on(sto
     with psycopg.connect(pg_database) as first:
         first.execute("LOCK TABLE tasks")
         for _ in range(2):
-            line.send("w1", wish(1))
+            line.send("w1", wish(1), in_turn=False)
         threading.Event().wait(0.1)
         holder.start()
         threading.Event().wait(0.4)
@@ -153,7 +226,7 @@ def test_a_locked_table_is_not_waited_for_longer_than_by_an_exchange(store: Post
     with psycopg.connect(pg_database) as other:
         other.execute("LOCK TABLE tasks")
         began_s = time.monotonic()
-        line.send("w1", wish(1))
+        line.send("w1", wish(1), in_turn=False)
         with pytest.raises(StoreError, match="locked") as refused:
             answered(line)
     assert not isinstance(refused.value, StoreUnavailable)
@@ -167,7 +240,7 @@ def test_who_forgets_statements_is_taken_for_a_pooler(store: PostgresStore) -> N
     with store._link.connected() as connection:
         connection.execute("DEALLOCATE ALL")
     line = opened(store)
-    line.send("w1", wish(1))
+    line.send("w1", wish(1), in_turn=False)
     with pytest.raises(StoreError):
         answered(line)
     line.close()
@@ -178,7 +251,7 @@ def test_who_forgets_statements_is_taken_for_a_pooler(store: PostgresStore) -> N
 def test_a_type_that_is_no_text_to_postgresql_is_refused_as_a_whole(store: PostgresStore) -> None:
     line = opened(store)
     with pytest.raises(StoreError) as refused:
-        line.send("w1", wish(1, None, "a\0b"))
+        line.send("w1", wish(1, None, "a\0b"), in_turn=False)
     assert not isinstance(refused.value, StoreUnavailable)
     line.close()
 

@@ -18,13 +18,15 @@ from psycopg.adapt import Transformer
 
 from shiftboss.errors import StoreError
 from shiftboss.model import Claim
-from shiftboss.store.base import ClaimAsk
+from shiftboss.store.base import ClaimAsk, Turn
 from shiftboss.store.postgres import rows
-from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, bounds
-from shiftboss.store.postgres.params import claim_params
+from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, Params, bounds
+from shiftboss.store.postgres.params import claim_params, turn_params
 from shiftboss.store.postgres.prepared import can_prepare, encoded, prepare, prepared_name
 
+_TAKE_TURN: Final = "take_turn"
 _READABLE: Final = 1  # psycopg's READY_R
+_TRUE: Final = b"\x01"  # in binary
 
 
 class PostgresClaimLine:
@@ -35,22 +37,23 @@ class PostgresClaimLine:
         self._waiting = 0  # claims without an answer
         self._since_s = 0.0  # when the server could begin with the oldest of them
         self._reading: Generator[Any, Any, list[pq.abc.PGresult]] | None = None
-        self._result: pq.abc.PGresult | None = None
+        self._results: list[pq.abc.PGresult] = []
         with self._guarded():
             connection.pgconn.enter_pipeline_mode()
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
-    def send(self, worker_id: str, ask: ClaimAsk) -> None:
-        query = claim_query(ask)
-        params = {name: None if value is None else str(value) for name, value in claim_params(worker_id, ask, self._now).items()}
-        values = encoded(query, params)
+    def send(self, worker_id: str, ask: ClaimAsk, in_turn: bool) -> None:
+        statements: list[tuple[str, Params]] = [(_TAKE_TURN, turn_params(ask))] if in_turn else []
+        statements.append((claim_query(ask), claim_params(worker_id, ask, self._now)))
         with self._guarded():
-            if values is None:
-                raise errors.DataError("a name that is no text to PostgreSQL")
             pgconn = self._connection.pgconn
-            pgconn.send_query_prepared(prepared_name(query), values, result_format=pq.Format.BINARY)
+            for query, params in statements:
+                values = encoded(query, {name: None if value is None else str(value) for name, value in params.items()})
+                if values is None:
+                    raise errors.DataError("a name that is no text to PostgreSQL")
+                pgconn.send_query_prepared(prepared_name(query), values, result_format=pq.Format.BINARY)
             pgconn.pipeline_sync()
             self._connection.wait(generators.send(pgconn))
             if not self._waiting:
@@ -60,15 +63,17 @@ class PostgresClaimLine:
     def answer(self) -> PostgresClaimAnswer | None:
         with self._guarded():
             while self._waiting and (results := self._read()) is not None:
-                if self._result is None:
-                    (self._result,) = results
+                if results[0].status != pq.ExecStatus.PIPELINE_SYNC:
+                    self._results += results
                     continue
-                result, self._result = self._result, None  # these were its Sync
+                answers, self._results = self._results, []
                 self._waiting -= 1
                 self._since_s = time.monotonic()
-                if result.status != pq.ExecStatus.TUPLES_OK:
-                    raise errors.error_from_result(result, encoding="utf-8")
-                return PostgresClaimAnswer(result, self._connection)
+                for result in answers:
+                    if result.status != pq.ExecStatus.TUPLES_OK:
+                        raise errors.error_from_result(result, encoding="utf-8")
+                *turns, claimed = answers
+                return PostgresClaimAnswer(claimed, self._connection, _turn(turns[0]) if turns else None)
             if self._waiting and time.monotonic() > self._since_s + self._connection.patience_s:
                 raise psycopg.OperationalError("no answer from the server within the deadline")
         return None
@@ -111,8 +116,9 @@ class PostgresClaimLine:
 class PostgresClaimAnswer:
     """See `ClaimAnswer`."""
 
-    def __init__(self, result: pq.abc.PGresult, connection: BoundedConnection) -> None:
+    def __init__(self, result: pq.abc.PGresult, connection: BoundedConnection, turn: Turn | None) -> None:
         self._result, self._connection = result, connection
+        self.turn = turn
 
     def claims(self) -> list[Claim]:
         cursor = self._connection.cursor(binary=True)
@@ -120,6 +126,12 @@ class PostgresClaimAnswer:
         transformer = Transformer(cursor)
         transformer.set_pgresult(self._result)
         return rows.claims(transformer.load_rows(0, self._result.ntuples, tuple))
+
+
+def _turn(result: pq.abc.PGresult) -> Turn:
+    """From the binary row of `take_turn`."""
+    mine, alone = (result.get_value(0, column) == _TRUE for column in range(2))
+    return Turn(mine=mine, alone=alone)
 
 
 def claim_query(ask: ClaimAsk) -> str:
@@ -137,5 +149,6 @@ def claim_line(link: Link, ask: ClaimAsk, now: datetime | None) -> PostgresClaim
         if not connection.hasty:
             bounds(connection, pinned=True, lock_timeout_s=EXCHANGE_LOCK_TIMEOUT_S, here_only=False)
             connection.hasty = True
-        prepare(connection, query)
+        for each in (_TAKE_TURN, query):
+            prepare(connection, each)
     return PostgresClaimLine(link, connection, now)

@@ -138,6 +138,12 @@ def claim_params(worker_id: str, ask: ClaimAsk, now: datetime | None) -> Params:
     }
 
 
+def turn_params(ask: ClaimAsk) -> Params:
+    """One turn for each lane that somebody drains; for all of them together where they are merged."""
+    lane = ask.lanes[0]
+    return {"lane": "" if ask.merge is not None else f"{lane.priority} {lane.queue}"}
+
+
 def counter_params(worker_id: str, totals: Mapping[tuple[str, str], float]) -> Params:
     """(name, labels) -> what to add, in one order for everybody."""
     ordered = sorted(totals)

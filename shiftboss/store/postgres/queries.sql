@@ -181,10 +181,19 @@ WHERE NOT coalesce(q.paused, false) AND (CAST(:queues AS text[]) IS NULL OR lane
 ORDER BY lane.priority DESC, lane.queue;
 
 -- name: asked_lanes
--- The lanes that a claim names, in their order; without those of queues that were paused since the claimer read the lanes.
+-- The lanes that a claim names, in their order; without those of queues that were paused since the claimer read the lanes; none
+-- where it is another's turn.
 SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
                        CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
   WHERE NOT coalesce((SELECT q.paused FROM queues q WHERE q.name = l.queue COLLATE "C"), false)
+    AND coalesce(current_setting('shiftboss.turn', true), '') <> 'false'
+
+-- name: take_turn
+-- Until the commit. Nobody ever waits for one: what a claim finds in the setting is whether it has it. A statement before the
+-- claim, which so sees all that was claimed in the turn before.
+SELECT CAST(set_config('shiftboss.turn', CASE WHEN pg_try_advisory_xact_lock(
+    CAST(CAST(CAST('tasks' AS regclass) AS oid) AS integer), hashtext(:lane)) THEN 'true' ELSE 'false' END, true) AS boolean),
+  (SELECT count(*) < 2 FROM workers);
 
 -- name: claim
 -- Lane by lane in the order given. The outer LIMIT stops the nested loop, so no row more is locked than is claimed; without
