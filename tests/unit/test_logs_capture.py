@@ -188,15 +188,19 @@ def test_the_streams_are_what_code_expects(journald: Journald) -> None:
 
 
 def test_a_print_costs_little(journald: Journald) -> None:
+    """By what the standard library takes for a line of its own, in turns."""
     capture_output()
-    best_s = 1.0
-    for _ in range(20):
-        began_s = time.perf_counter()
-        for _ in range(5):  # fewer than a socket takes that nobody reads
-            print("hello world")
-        best_s = min(best_s, (time.perf_counter() - began_s) / 5)
+    plain = logging.Logger("plain")
+    plain.addHandler(logging.StreamHandler(io.StringIO()))
+    best_s = dict.fromkeys([print, plain.info], 1.0)
+    for _ in range(40):
+        for say in best_s:
+            began_s = time.perf_counter()
+            for _ in range(5):  # fewer than a socket takes that nobody reads
+                say("hello world")
+            best_s[say] = min(best_s[say], (time.perf_counter() - began_s) / 5)
         journald.entries()
-    assert best_s < 60e-6  # 15 to 20 µs on a machine with nothing else to do
+    assert best_s[print] < 6 * best_s[plain.info]
 
 
 def test_below_the_level_nothing_is_written(journald: Journald) -> None:
