@@ -264,3 +264,34 @@ def test_where_the_session_keeps_nothing_there_is_no_line(pg_database: str, why:
     store = open_postgres(pg_database if why == "pooler" else f"{pg_database}&prepare_threshold=0")
     assert store.claim_line(wish(1)) is None
     store.close()
+
+
+# ---- claims alone
+
+
+def test_a_claim_that_nothing_is_written_with_is_one_statement(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that has just come waits for it."""
+    tasks = store.enqueue([new() for _ in range(3)])
+    alone = Exchange(worker_id="w1", claim=wish(1))
+    assert [claim.task_id for claim in store.exchange(alone).claims] == [tasks[0].id], "prepared by this one"
+    with monkeypatch.context() as patch:
+        patch.setattr(link.Link, "transaction", lambda *_: pytest.fail("it takes a transaction of several statements"))
+        assert [claim.task_id for claim in store.exchange(alone).claims] == [tasks[1].id]
+    assert status(store, tasks[1].id) is TaskState.RUNNING
+    with store._link.connected() as connection:
+        assert connection.execute("SHOW lock_timeout").fetchone() == ("1s",), "it waits no longer for a lock than any exchange"
+
+
+def test_a_claim_alone_whose_statement_the_server_has_forgotten_goes_the_ordinary_way(store: PostgresStore) -> None:
+    store.enqueue([new() for _ in range(3)])
+    for forget in (False, True, False):
+        if forget:
+            with store._link.connected() as connection:
+                connection.execute("DEALLOCATE ALL", prepare=False)
+        assert len(store.exchange(Exchange(worker_id="w1", claim=wish(1))).claims) == 1
+
+
+@pytest.mark.parametrize("nothing", [wish(0), ClaimAsk(lanes=[], limit=1, running=1, types=[info()])])
+def test_a_claim_of_nothing_gets_nothing(store: PostgresStore, nothing: ClaimAsk) -> None:
+    store.enqueue([new()])
+    assert not store.exchange(Exchange(worker_id="w1", claim=nothing)).claims

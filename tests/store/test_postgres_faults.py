@@ -14,7 +14,7 @@ from store_harness import ask, ended, finish, finish_one, info, lease, put, stat
 
 from shiftboss.config import Settings
 from shiftboss.errors import SchemaError, StoreError, StoreUnavailable
-from shiftboss.model import Outcome, TaskState, Verdict
+from shiftboss.model import Outcome, Progress, TaskState, Verdict, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk
 from shiftboss.store.postgres import exchange, link
 from shiftboss.store.postgres.dsn import parse_dsn
@@ -154,14 +154,17 @@ def test_a_request_that_was_cut_before_its_commit_changed_nothing(
     assert finish_one(far_store, ended(claim)) == (Verdict.APPLIED, TaskState.COMPLETED)
 
 
+@pytest.mark.parametrize(("alone", "last"), [(True, b"shiftboss_claim\x00"), (False, b"COMMIT\x00")])
 def test_a_claim_whose_answer_was_lost_shows_among_what_the_worker_owns(
-    store: PostgresStore, far_store: PostgresStore, proxy: Proxy
+    store: PostgresStore, far_store: PostgresStore, proxy: Proxy, alone: bool, last: bytes
 ) -> None:
+    """By itself it is one statement, with something else a transaction."""
     task_id = put(store)
     ask = ClaimAsk(lanes=[LaneAsk(queue="default", priority=0, limit=1)], limit=1, running=1, types=[info()])
-    proxy.answers_lost_after = b"COMMIT\x00"
+    progress = [] if alone else [Progress(task_id=new_task_id(), fence=1, percent=1)]
+    proxy.answers_lost_after = last
     with pytest.raises(StoreUnavailable):
-        far_store.exchange(Exchange(worker_id="w1", claim=ask))
+        far_store.exchange(Exchange(worker_id="w1", claim=ask, progress=progress))
     assert _until(lambda: [owned.task_id for owned in store.owned("w1")] == [task_id])
 
 

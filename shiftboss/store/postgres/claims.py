@@ -1,7 +1,8 @@
-"""Claims in line: the server has the next one before it has answered the last, and works on it while the answer is read.
+"""Claims alone, and claims in line: one statement, which the server knows, and so a transaction of its own.
 
-Each is one statement, and so a transaction of its own, followed by a Sync of its own: what becomes of one is no matter to the
-others. Only where the session keeps its deadlines, its plans and its prepared statements: not behind a pooler.
+In line the server has the next one before it has answered the last, and works on it while the answer is read. Each is followed
+by a Sync of its own: what becomes of one is no matter to the others. Only where the session keeps its deadlines, its plans and
+its prepared statements: not behind a pooler.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from shiftboss.store.base import ClaimAsk, Turn
 from shiftboss.store.postgres import rows
 from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, Params, bounds
 from shiftboss.store.postgres.params import claim_params, turn_params
-from shiftboss.store.postgres.prepared import can_prepare, encoded, prepare, prepared_name
+from shiftboss.store.postgres.prepared import can_prepare, encoded, execute, prepare, prepared_name
 
 _TAKE_TURN: Final = "take_turn"
 _READABLE: Final = 1  # psycopg's READY_R
@@ -50,7 +51,7 @@ class PostgresClaimLine:
         with self._guarded():
             pgconn = self._connection.pgconn
             for query, params in statements:
-                values = encoded(query, {name: None if value is None else str(value) for name, value in params.items()})
+                values = _values(query, params)
                 if values is None:
                     raise errors.DataError("a name that is no text to PostgreSQL")
                 pgconn.send_query_prepared(prepared_name(query), values, result_format=pq.Format.BINARY)
@@ -121,11 +122,19 @@ class PostgresClaimAnswer:
         self.turn = turn
 
     def claims(self) -> list[Claim]:
-        cursor = self._connection.cursor(binary=True)
-        rows.claim_loaders(cursor)
-        transformer = Transformer(cursor)
-        transformer.set_pgresult(self._result)
-        return rows.claims(transformer.load_rows(0, self._result.ntuples, tuple))
+        return _claims(self._result, self._connection)
+
+
+def _values(query: str, params: Params) -> list[bytes | None] | None:
+    return encoded(query, {name: None if value is None else str(value) for name, value in params.items()})
+
+
+def _claims(result: pq.abc.PGresult, connection: BoundedConnection) -> list[Claim]:
+    cursor = connection.cursor(binary=True)
+    rows.claim_loaders(cursor)
+    transformer = Transformer(cursor)
+    transformer.set_pgresult(result)
+    return rows.claims(transformer.load_rows(0, result.ntuples, tuple))
 
 
 def _turn(result: pq.abc.PGresult) -> Turn:
@@ -141,14 +150,31 @@ def claim_query(ask: ClaimAsk) -> str:
 
 def claim_line(link: Link, ask: ClaimAsk, now: datetime | None) -> PostgresClaimLine | None:
     """One for claims like `ask`; `None` where there can be none."""
-    query = claim_query(ask)
     with link.connected() as connection:
-        link.pin(connection)
-        if not can_prepare(connection):
+        if not _is_ready(link, connection, _TAKE_TURN, claim_query(ask)):
             return None
-        if not connection.hasty:
-            bounds(connection, pinned=True, lock_timeout_s=EXCHANGE_LOCK_TIMEOUT_S, here_only=False)
-            connection.hasty = True
-        for each in (_TAKE_TURN, query):
-            prepare(connection, each)
     return PostgresClaimLine(link, connection, now)
+
+
+def claim_alone(link: Link, worker_id: str, ask: ClaimAsk, now: datetime | None) -> list[Claim] | None:
+    """A claim that nothing is written with; `None` where it has to go the ordinary way, and nothing was done."""
+    query = claim_query(ask)
+    values = _values(query, claim_params(worker_id, ask, now))
+    with link.connected() as connection:
+        if values is None or not _is_ready(link, connection, query):
+            return None
+        result = execute(connection, query, values, pq.Format.BINARY)
+        return None if result is None else _claims(result, connection)
+
+
+def _is_ready(link: Link, connection: BoundedConnection, *queries: str) -> bool:
+    """Whether the session keeps what these need, which it has then."""
+    link.pin(connection)
+    if not can_prepare(connection):
+        return False
+    if not connection.hasty:
+        bounds(connection, pinned=True, lock_timeout_s=EXCHANGE_LOCK_TIMEOUT_S, here_only=False)
+        connection.hasty = True
+    for query in queries:
+        prepare(connection, query)
+    return True

@@ -35,7 +35,7 @@ from shiftboss.store.base import ClaimAsk, Exchange, Exchanged
 from shiftboss.store.counting import Applied, Tally
 from shiftboss.store.postgres import rows
 from shiftboss.store.postgres.arrays import ascii_only, plain_array, uuid_array
-from shiftboss.store.postgres.claims import claim_query
+from shiftboss.store.postgres.claims import claim_alone, claim_query
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, Params, Row, bounds, run
 from shiftboss.store.postgres.params import (
@@ -136,7 +136,8 @@ def _stored(
 ) -> tuple[Mapping[Key, TaskState], list[Claim]]:
     for _ in range(_MAX_DEADLOCKS):
         try:
-            return _pipelined(link, request, ended, now)
+            claims = _claimed_alone(link, request, now)
+            return _pipelined(link, request, ended, now) if claims is None else ({}, claims)
         except StoreError as error:
             if isinstance(error.__cause__, pg.DeadlockDetected):
                 continue  # rolled back as a whole, and the other side has what it wanted by now
@@ -149,6 +150,14 @@ def _stored(
 
 
 # ---- all at once
+
+
+def _claimed_alone(link: Link, request: Exchange, now: datetime | None) -> list[Claim] | None:
+    """One statement, where nothing else is asked for: a task that has just come waits for it."""
+    writes = request.ended or request.starts or request.releases or request.progress or request.counters
+    if writes or request.claim is None or not request.claim.lanes or request.claim.limit <= 0:
+        return None
+    return claim_alone(link, request.worker_id, request.claim, now)
 
 
 def _pipelined(

@@ -1,7 +1,7 @@
 """The shortest way to the server for a statement that runs all the time: what a cursor does for any statement is left out.
 
 A cursor looks up how to write each parameter and how to read each column, which costs as much as sending the row. Here all
-parameters and all columns are text, under one name that the server knows the statement by.
+parameters are text, and so are the columns that are read here, under one name that the server knows the statement by.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def run_prepared(link: Link, query: str, params: Mapping[str, str | None]) -> li
     if values is not None:
         with link.connected() as connection:
             if _is_prepared(connection, query):
-                rows = _execute(connection, query, values)
-                if rows is not None:
-                    return rows
+                result = execute(connection, query, values, pq.Format.TEXT)
+                if result is not None:
+                    return _rows(result)
     return [tuple(row) for row in link.alone(queries()[query], params, pinned=True, prepare=False).fetchall()]
 
 
@@ -59,10 +59,12 @@ def prepare(connection: BoundedConnection, query: str) -> None:
         connection.prepared.add(query)
 
 
-def _execute(connection: BoundedConnection, query: str, values: list[bytes | None]) -> list[TextRow] | None:
-    """`None`: the server does not know the statement any more, and has done nothing."""
-    connection.pgconn.send_query_prepared(prepared_name(query), values)
-    results = connection.wait(generators.execute(connection.pgconn))
+def execute(
+    connection: BoundedConnection, query: str, values: list[bytes | None], result_format: pq.Format
+) -> pq.abc.PGresult | None:
+    """`None`: the server does not know the statement any more, and has done nothing. Raises as psycopg does."""
+    connection.pgconn.send_query_prepared(prepared_name(query), values, result_format=result_format)
+    results: list[pq.abc.PGresult] = connection.wait(generators.execute(connection.pgconn))
     for result in results:  # the last may be an error of the commit
         if result.status != pq.ExecStatus.TUPLES_OK:
             error = errors.error_from_result(result, encoding="utf-8")
@@ -70,7 +72,10 @@ def _execute(connection: BoundedConnection, query: str, values: list[bytes | Non
                 connection.prepared.discard(query)
                 return None
             raise error
-    (result,) = results
+    return results[0]
+
+
+def _rows(result: pq.abc.PGresult) -> list[TextRow]:
     columns = range(result.nfields)
     return [tuple([_text(result, row, column) for column in columns]) for row in range(result.ntuples)]
 
