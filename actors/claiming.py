@@ -90,7 +90,7 @@ class Claiming:
         if not asks:
             self.lanes.drained = not under_way
             return None
-        ask = ClaimAsk(lanes=asks, limit=room, running=free, types=types, merge=self.lanes.merge)
+        ask = ClaimAsk(lanes=asks, limit=room, running=free, types=types, merge=self.lanes.merge, unread=self.lanes.unread)
         self.lanes.asked(ask)
         return ask
 

@@ -19,6 +19,7 @@ from shiftboss.store.base import ClaimAsk, Lane, Store
 LANES_FRESH_S: Final = 0.2  # under load lanes are read this often; an idle claimer reads them each time
 MARKS_FRESH_S: Final = 1.0  # lanes are claimed from their beginning this often: what was recovered stands there, and waits for it
 FIRST_POLL_S: Final = 0.01
+LATELY: Final = 8  # lanes that are claimed from before they are read, when somebody has rung
 _ASKED: Final = 8  # more than are under way at any time; those without an answer make room for others
 _ROUNDED_S: Final = 0.001  # times are microseconds in the database and floating-point numbers here
 
@@ -30,12 +31,15 @@ class LaneBook:
         drained: the last claim got less than it asked for: nothing is there until someone rings or time passes.
         poll_s: how long to wait before looking without having been rung for.
         full_rounds: claims in a row that got all they asked for.
+        unread: somebody has rung while there was nothing to do. What has come is most likely where tasks have come from lately:
+            those lanes are claimed from first, and all are read after that.
     """
 
     def __init__(self, only_queues: Sequence[str], strategy: str, longest_poll_s: float) -> None:
         self._only, self._strategy, self._longest_poll_s = only_queues or None, strategy, longest_poll_s
         self._rng = random.Random()
         self._lanes: list[Lane] = []
+        self._by_key: dict[tuple[str, int], Lane] = {}
         self._limited: frozenset[str] = frozenset()
         self._stale = True
         self._rung = False
@@ -43,6 +47,7 @@ class LaneBook:
         self._reading, self._looking = Pace(), Pace()
         self._marks: dict[tuple[str, int], float] = {}
         self._asked: deque[tuple[ClaimAsk, bool, bool]] = deque(maxlen=_ASKED)  # with what `_looks` and `_lowered` were
+        self._lately: dict[tuple[str, int], Lane] = {}  # the newest last
         self._barren: set[tuple[str, int]] = set()
         self._looked_s = -math.inf
         self._looks = False  # the claim that is asked for begins where the lanes begin, as far as that is known
@@ -51,6 +56,7 @@ class LaneBook:
         self.drained = False
         self.poll_s = FIRST_POLL_S
         self.full_rounds = 0
+        self.unread = False
 
     @property
     def merge(self) -> str | None:
@@ -65,6 +71,7 @@ class LaneBook:
     def look_again(self, *, rung: bool) -> None:
         """Someone rang, or the time to poll has come (which then backs off up to `claim_interval`)."""
         self.poll_s = FIRST_POLL_S if rung else min(self.poll_s * 2, self._longest_poll_s)
+        self.unread = rung and (self.unread or self.drained) and bool(self._lately)
         self.drained = False
         self._stale = True
         self._rung = self._rung or rung
@@ -92,7 +99,10 @@ class LaneBook:
             emptied = [lane for lane in self._lanes if (key := (lane.queue, lane.priority)) in self._marks and key not in found]
             lanes = [*lanes, *(msgspec.structs.replace(lane, due_at=math.inf) for lane in emptied)]
         self._lanes, self._stale, self._rung, self._missed = lanes, False, False, False
+        self._by_key = {(lane.queue, lane.priority): lane for lane in lanes}
         self._limited = frozenset(lane.queue for lane in lanes if lane.concurrency is not None)
+        if self._limited:
+            self._lately = {key: lane for key, lane in self._lately.items() if lane.queue not in self._limited}
 
     def missed(self, now_s: float, took_s: float) -> None:
         """The lanes could not be read, which took so long: what is known stands."""
@@ -101,18 +111,22 @@ class LaneBook:
 
     def in_order(self) -> list[Lane]:
         """The lanes that are known, in the order in which to drain them."""
+        if self.unread:
+            return order_lanes(list(self._lately.values()), self._strategy, self._rng)
         fruitful = [lane for lane in self._lanes if (lane.queue, lane.priority) not in self._barren]
         return order_lanes(fruitful, self._strategy, self._rng)
 
     def lanes(self, store: Store) -> list[Lane]:
         """The lanes in the order in which to drain them, from the database when what is known is old."""
-        if self.is_due():
+        if not self.unread and self.is_due():
             now_s = time.monotonic()
             self.read(store.lanes(self._only), now_s, time.monotonic() - now_s)
         return self.in_order()
 
     def marks(self) -> dict[tuple[str, int], float]:
         """Where each lane's live rows begin (`LaneAsk.since`), as far as that is known."""
+        if self.unread:
+            return self._marks
         now_s = time.monotonic()
         self._looks = self._looking.due(now_s) and (self._before_idle or now_s - self._looked_s > MARKS_FRESH_S)
         if self._looks:
@@ -123,7 +137,7 @@ class LaneBook:
     def asked(self, ask: ClaimAsk) -> None:
         """A claim for which `marks` was called is on its way. Claims are answered in their order, those that fail never."""
         self._asked.append((ask, self._looks, self._lowered))
-        self._looks = self._lowered = False
+        self._looks = self._lowered = self.unread = False
 
     def _lower_marks(self) -> None:
         """Something older may have come back, or was seen late."""
@@ -143,6 +157,10 @@ class LaneBook:
         if answered is None:
             return  # asked for with other settings: it says nothing about these lanes
         looks, lowered = answered
+        if ask.unread:
+            self.poll_s = FIRST_POLL_S if claims else self.poll_s
+            self._learn_marks(ask, claims)
+            return
         if lowered or not any(lane.since is not None for lane in ask.lanes):
             self._looking.taken(now_s, took_s)
         elif len(claims) < ask.limit and not looks and self._looking.due(now_s):
@@ -154,8 +172,23 @@ class LaneBook:
         if claims:
             self.poll_s = FIRST_POLL_S
         if ask.merge is None:
-            for claim in claims[-1:] if len(ask.lanes) == 1 else claims:  # those of a lane are in its order
-                self._marks[claim.queue, claim.priority] = claim.due_at - MARK_MARGIN_S
+            self._learn_marks(ask, claims)
+
+    def _learn_marks(self, ask: ClaimAsk, claims: Sequence[Claim]) -> None:
+        """Where tasks came from, and how far."""
+        for claim in claims[-1:] if len(ask.lanes) == 1 else claims:  # those of a lane are in its order
+            key = claim.queue, claim.priority
+            self._marks[key] = claim.due_at - MARK_MARGIN_S
+            if next(reversed(self._lately), None) != key:
+                self._remember(key)
+
+    def _remember(self, key: tuple[str, int]) -> None:
+        lane = self._lately.pop(key, None)
+        lane = self._by_key.get(key, lane)
+        if lane is not None and lane.concurrency is None:
+            self._lately[key] = lane
+            if len(self._lately) > LATELY:
+                del self._lately[next(iter(self._lately))]
 
     def _answered(self, ask: ClaimAsk) -> tuple[bool, bool] | None:
         """What `asked` noted of it; of those before it there will be no answer."""

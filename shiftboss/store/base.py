@@ -75,6 +75,7 @@ class ClaimAsk(msgspec.Struct, frozen=True, kw_only=True):
     running: int  # how many of them, the first ones, are stored as running (a slot is free) instead of claimed
     types: Sequence[TypeInfo]  # only these are claimed; they also fill in max_attempts and timeout where the row has none
     merge: str | None = None  # None, "fifo" or "lifo"
+    unread: bool = False  # nobody has just read the lanes: nothing from queues that have a concurrency by now
 
 
 class CounterDelta(msgspec.Struct, frozen=True, kw_only=True):

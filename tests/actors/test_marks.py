@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import msgspec
 import pytest
 
-from shiftboss.actors import lanebook, pace
+from shiftboss.actors import lanebook, pace, planning
 from shiftboss.actors.lanebook import LaneBook
 from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk, Lane, LaneAsk
@@ -25,8 +26,6 @@ class Clock:
 
 
 def claim(due_at: float) -> Claim:
-    import msgspec
-
     return Claim(
         task_id="01a00000-0000-7000-8000-000000000001", fence=1, attempt=1, type="t", queue="default", priority=0,
         args=msgspec.Raw(RAW), max_attempts=1, timeout_s=None, running=True, enqueued_at=due_at, due_at=due_at,
@@ -231,3 +230,118 @@ def test_an_hour_without_answers_is_no_burden(clock: Clock) -> None:
     assert len(book._asked) < 10
     book.learn(asked(book), [claim(clock.now_s)], 0.001)
     assert not book._asked
+
+
+# ---- claiming before the lanes are read, where tasks have come from lately
+
+
+def a_claim(queue: str, priority: int = 0) -> Claim:
+    return msgspec.structs.replace(claim(HIDDEN_AT), queue=queue, priority=priority)
+
+
+class Known:
+    """A store of these lanes; counts how often they are read."""
+
+    def __init__(self, *lanes: Lane) -> None:
+        self.found, self.read = list(lanes), 0
+
+    def lanes(self, _queues: object) -> list[Lane]:
+        self.read += 1
+        return self.found
+
+
+def went(book: LaneBook, clock: Clock, store: Any, *claims: Claim) -> list[tuple[str, int]]:
+    """A claim of ten gets these. Returns the lanes it named, in their order."""
+    clock.now_s += 1.0
+    lanes = book.lanes(store)
+    marks = book.marks()
+    asks = [
+        LaneAsk(queue=one.queue, priority=one.priority, limit=10, since=marks.get((one.queue, one.priority))) for one in lanes
+    ]
+    if asks:
+        ask = ClaimAsk(lanes=asks, limit=10, running=10, types=[], unread=book.unread, merge=book.merge)
+        book.asked(ask)
+        book.learn(ask, claims, 0.001)
+    else:
+        book.drained = True
+    return [(one.queue, one.priority) for one in asks]
+
+
+def idle_after(book: LaneBook, clock: Clock, *claims: Claim) -> None:
+    """These were claimed; then there was nothing to do any more."""
+    went(book, clock, Known(*(Lane(queue=one.queue, priority=one.priority) for one in claims)), *claims)
+    book.look_again(rung=False)
+    went(book, clock, Known())
+    assert book.drained
+
+
+def test_who_is_rung_for_claims_from_where_tasks_came_lately_and_reads_the_lanes_after_that(clock: Clock) -> None:
+    book = LaneBook((), "priority", 1.0)
+    idle_after(book, clock, a_claim("a"), a_claim("b", 5))
+    store = Known(Lane(queue="c", priority=9))
+    book.look_again(rung=True)
+    assert went(book, clock, store, a_claim("b", 5)) == [("b", 5), ("a", 0)]
+    assert (store.read, book.drained) == (0, False)
+    assert went(book, clock, store, a_claim("c", 9)) == [("c", 9)]
+    assert store.read == 1
+
+
+@pytest.mark.parametrize("dear", [True, False])
+def test_where_nothing_was_the_lanes_are_read(clock: Clock, dear: bool) -> None:
+    book, store = LaneBook((), "priority", 1.0), Known(Lane(queue="c", priority=0))
+    idle_after(book, clock, a_claim("a"))
+    for _ in range(2):
+        book._looking.taken(clock.now_s, 10.0 if dear else 0.001)
+    book.look_again(rung=True)
+    assert went(book, clock, store) == [("a", 0)]
+    assert not book.drained, "it is not known that there is nothing"
+    assert went(book, clock, store) == [("c", 0)]
+
+
+@pytest.mark.parametrize("why", ["polled", "busy", "first", "merged"])
+def test_otherwise_lanes_are_read_before_a_claim(clock: Clock, why: str) -> None:
+    book, store = LaneBook((), "fifo" if why == "merged" else "priority", 1.0), Known(Lane(queue="c", priority=0))
+    if why != "first":
+        idle_after(book, clock, a_claim("a"))
+    book.drained = why != "busy"
+    book.look_again(rung=why != "polled")
+    assert went(book, clock, store) == [("c", 0)]
+
+
+def test_a_lane_of_a_limited_queue_is_always_read_first(clock: Clock) -> None:
+    """How many of its tasks may run is read with it."""
+    book = LaneBook((), "priority", 1.0)
+    idle_after(book, clock, a_claim("a"), a_claim("b"))
+    book.look_again(rung=False)
+    went(book, clock, Known(Lane(queue="b", priority=0, concurrency=3)), a_claim("b"))
+    went(book, clock, Known())
+    book.look_again(rung=False)
+    assert went(book, clock, Known()) == []
+    book.look_again(rung=True)
+    assert went(book, clock, Known()) == [("a", 0)]
+
+
+def test_only_the_latest_lanes_are_remembered(clock: Clock) -> None:
+    book = LaneBook((), "priority", 1.0)
+    idle_after(book, clock, *(a_claim(f"q{number}", -number) for number in range(lanebook.LATELY + 2)))
+    book.look_again(rung=True)
+    assert went(book, clock, Known()) == [(f"q{number}", -number) for number in range(2, lanebook.LATELY + 2)]
+
+
+def test_what_is_claimed_before_the_lanes_are_read_moves_the_mark(clock: Clock) -> None:
+    book = LaneBook((), "priority", 1.0)
+    idle_after(book, clock, a_claim("a"))
+    book.look_again(rung=True)
+    later = msgspec.structs.replace(a_claim("a"), due_at=HIDDEN_AT + 50.0)
+    went(book, clock, Known(), later)
+    assert book.marks()["a", 0] == pytest.approx(HIDDEN_AT + 50.0 - planning.MARK_MARGIN_S)
+    assert book.poll_s == lanebook.FIRST_POLL_S
+
+
+def test_who_claims_before_the_lanes_are_read_looks_from_their_beginning_after_that(clock: Clock) -> None:
+    book, store = LaneBook((), "priority", 1.0), Known(Lane(queue="a", priority=0, due_at=HIDDEN_AT - 5.0))
+    idle_after(book, clock, a_claim("a"))
+    book.look_again(rung=True)
+    went(book, clock, store)
+    assert book.lanes(store)
+    assert book.marks()["a", 0] < HIDDEN_AT - 5.0

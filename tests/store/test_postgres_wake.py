@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import psycopg
@@ -71,6 +72,18 @@ def test_a_ring_comes_with_the_commit(
         caller.rollback()
         assert heard(ear) == 0
     assert store.counts().pending == {"mail:send": 1}
+
+
+def test_a_ring_is_heard_at_once_and_once(store: PostgresStore) -> None:
+    store.set_sleeping("w1", True)
+    listener = store.listener("w1")
+    began_s = time.monotonic()
+    for _ in range(3):
+        put(store)
+        assert listener.wait(9.0)
+    assert time.monotonic() - began_s < 5.0, "it was heard by chance, when the connection was probed"
+    assert not listener.wait(0.1)
+    listener.close()
 
 
 def test_behind_a_pooler_the_listener_only_waits(pg_database: str) -> None:

@@ -425,7 +425,7 @@ def filled(path: Path) -> Iterator[SqliteStore]:
 
 @pytest.mark.parametrize("query", ["claimable", "claimable_newest"])
 def test_a_claim_walks_its_own_index_and_sorts_nothing(filled: SqliteStore, query: str) -> None:
-    values = {"queue": "q1", "priority": 0, "since": "", "now": "3", "types": "[]", "limit": 10}
+    values = {"queue": "q1", "priority": 0, "since": "", "now": "3", "types": "[]", "unread": False, "limit": 10}
     plan = _plan(filled, query, **values)
     assert "USING INDEX idx_tasks_claimable (queue=? AND priority=? AND due_at>? AND due_at<?)" in plan
     assert "TEMP B-TREE" not in plan

@@ -175,6 +175,20 @@ def test_a_queue_that_was_paused_since_its_lanes_were_read_gives_nothing(store: 
     assert len(store.exchange(Exchange(worker_id="w1", claim=ask)).claims) == 1
 
 
+@pytest.mark.parametrize("merge", [None, "lifo"])
+def test_who_has_not_read_the_lanes_gets_nothing_from_a_queue_that_has_a_limit(store: Store, merge: str | None) -> None:
+    """It may have got it since they were read, and how many of its tasks run was not counted."""
+    put(store, queue="a")
+    there = put(store, queue="b")
+    store.set_queue("a", concurrency=2)
+    store.set_queue("b", weight=2)
+    lanes = [LaneAsk(queue=queue, priority=0, limit=5) for queue in ("a", "b")]
+    ask = ClaimAsk(lanes=lanes, limit=5, running=5, types=[info()], merge=merge, unread=True)
+    assert [claim.task_id for claim in store.exchange(Exchange(worker_id="w1", claim=ask)).claims] == [there]
+    read = msgspec.structs.replace(ask, unread=False)
+    assert len(store.exchange(Exchange(worker_id="w1", claim=read)).claims) == 1
+
+
 def test_lanes_are_drained_in_the_order_asked_and_oldest_first(world: World) -> None:
     store = world.store
     ids = {}

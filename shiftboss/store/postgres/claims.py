@@ -130,9 +130,10 @@ def _values(query: str, params: Params) -> list[bytes | None] | None:
 
 
 def _claims(result: pq.abc.PGresult, connection: BoundedConnection) -> list[Claim]:
-    cursor = connection.cursor(binary=True)
-    rows.claim_loaders(cursor)
-    transformer = Transformer(cursor)
+    if connection.claim_cursor is None:  # kept: to make one costs as much as to read ten claims
+        connection.claim_cursor = connection.cursor(binary=True)
+        rows.claim_loaders(connection.claim_cursor)
+    transformer = Transformer(connection.claim_cursor)
     transformer.set_pgresult(result)
     return rows.claims(transformer.load_rows(0, result.ntuples, tuple))
 

@@ -58,6 +58,7 @@ class BoundedConnection(psycopg.Connection[Row]):
         super().__init__(*args, **kwargs)
         self.uses: dict[str, int] = {}  # query -> how often it went the ordinary way; see prepared.py
         self.prepared: set[str] = set()
+        self.claim_cursor: psycopg.Cursor[Row] | None = None  # knows how claims are read; see claims.py
 
     def wait(self, gen: pg_abc.PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         try:

@@ -87,8 +87,14 @@ class PostgresListener:
         return False
 
     def _rang(self) -> bool:
-        """Whether a notification has arrived; takes all that have."""
-        return len(list(self._connection.notifies(timeout=0))) > 0
+        """Whether a notification has arrived; takes all that have. Not by the driver's generator, which takes a tenth of a
+        millisecond, and somebody's task waits."""
+        pgconn = self._connection.pgconn
+        pgconn.consume_input()
+        rang = False
+        while pgconn.notifies() is not None:
+            rang = True
+        return rang
 
     def _sleep(self, timeout_s: float) -> None:
         poll = select.poll()

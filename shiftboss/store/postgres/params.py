@@ -131,6 +131,7 @@ def claim_params(worker_id: str, ask: ClaimAsk, now: datetime | None) -> Params:
         "types": text_array(info.type for info in ask.types),
         "max_attempts": plain_array(info.max_attempts for info in ask.types),
         "timeouts": plain_array(info.timeout_s for info in ask.types),
+        "unread": ask.unread,
         "most": ask.limit,
         "running": ask.running,
         "worker_id": worker_id,

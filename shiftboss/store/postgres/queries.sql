@@ -181,11 +181,12 @@ WHERE NOT coalesce(q.paused, false) AND (CAST(:queues AS text[]) IS NULL OR lane
 ORDER BY lane.priority DESC, lane.queue;
 
 -- name: asked_lanes
--- The lanes that a claim names, in their order; without those of queues that were paused since the claimer read the lanes; none
--- where it is another's turn.
+-- The lanes that a claim names, in their order; without those of queues that were paused since the claimer read the lanes, or if it
+-- has not read them, limited; none where it is another's turn.
 SELECT * FROM unnest(CAST(:queues AS text[]), CAST(:priorities AS smallint[]), CAST(:limits AS integer[]),
                        CAST(:sinces AS double precision[])) AS l(queue, priority, most, since)
-  WHERE NOT coalesce((SELECT q.paused FROM queues q WHERE q.name = l.queue COLLATE "C"), false)
+  WHERE NOT coalesce((SELECT q.paused OR (CAST(:unread AS boolean) AND q.concurrency IS NOT NULL)
+                      FROM queues q WHERE q.name = l.queue COLLATE "C"), false)
     AND coalesce(current_setting('shiftboss.turn', true), '') <> 'false'
 
 -- name: take_turn

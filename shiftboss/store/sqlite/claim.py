@@ -61,21 +61,22 @@ def _choose(connection: sqlite3.Connection, ask: ClaimAsk, moment: str) -> list[
         left = ask.limit if ask.merge else ask.limit - len(chosen)
         if left <= 0:
             break
-        chosen += _look(connection, lane, min(left, lane.limit), types, moment, newest=ask.merge == "lifo")
+        chosen += _look(connection, ask, lane, min(left, lane.limit), types, moment)
     if ask.merge:
         chosen.sort(key=itemgetter(_DUE_AT, _ID), reverse=ask.merge == "lifo")
     return chosen[: max(0, ask.limit)]
 
 
-def _look(connection: sqlite3.Connection, lane: LaneAsk, limit: int, types: str, moment: str, *, newest: bool) -> list[Candidate]:
+def _look(connection: sqlite3.Connection, ask: ClaimAsk, lane: LaneAsk, limit: int, types: str, moment: str) -> list[Candidate]:
     rows = connection.execute(
-        SQL["claimable_newest" if newest else "claimable"],
+        SQL["claimable_newest" if ask.merge == "lifo" else "claimable"],
         {
             "queue": lane.queue,
             "priority": lane.priority,
             "since": "" if lane.since is None else unix_to_text(lane.since),
             "now": moment,
             "types": types,
+            "unread": ask.unread,
             "limit": max(0, limit),
         },
     )

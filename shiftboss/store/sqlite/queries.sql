@@ -158,12 +158,12 @@ lane (queue, priority, concurrency, weight) AS (
 SELECT queue, priority, concurrency, weight FROM lane WHERE priority IS NOT NULL ORDER BY priority DESC, queue;
 
 -- name: claimable
--- The lanes were read before, so a queue may have been paused since.
+-- The lanes were read before, so a queue may have been paused since; or they were not, and it may have got a limit.
 SELECT id, type, queue, priority, attempts, max_attempts, fence, timeout_s, enqueued_at, due_at, tags, meta, args
 FROM tasks
 WHERE status = 'pending' AND queue = :queue AND priority = :priority AND due_at >= :since AND due_at <= :now
   AND type IN (SELECT value FROM json_each(:types))
-  AND NOT EXISTS (SELECT 1 FROM queues WHERE name = :queue AND paused)
+  AND NOT EXISTS (SELECT 1 FROM queues WHERE name = :queue AND (paused OR (:unread AND concurrency IS NOT NULL)))
 ORDER BY due_at, id
 LIMIT :limit;
 
@@ -172,7 +172,7 @@ SELECT id, type, queue, priority, attempts, max_attempts, fence, timeout_s, enqu
 FROM tasks
 WHERE status = 'pending' AND queue = :queue AND priority = :priority AND due_at >= :since AND due_at <= :now
   AND type IN (SELECT value FROM json_each(:types))
-  AND NOT EXISTS (SELECT 1 FROM queues WHERE name = :queue AND paused)
+  AND NOT EXISTS (SELECT 1 FROM queues WHERE name = :queue AND (paused OR (:unread AND concurrency IS NOT NULL)))
 ORDER BY due_at DESC, id DESC
 LIMIT :limit;
 
