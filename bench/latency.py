@@ -11,7 +11,7 @@ import msgspec
 import psycopg
 
 from bench.handlers import clock
-from bench.producer import Produced, check_runs, produced, producing
+from bench.producer import Produced, TooMuch, check_runs, produced, producing
 from bench.service import Service, wait_until
 from bench.stats import Latency, Spread, latency, ratio, spread
 from bench.target import POSTGRES, NewTarget, PostgresTarget, Target
@@ -20,16 +20,19 @@ from shiftboss import Client
 _SETTLE_S: Final = 3.0
 _PATIENCE_S: Final = 30.0
 _LOADED_EVERY_S: Final = 0.03
+_LESS: Final = 0.8
 _LEAD_S: Final = 1.0  # the producer's boot, and a while of load before the first probe
 
 
 class Wakeup(msgspec.Struct, frozen=True, kw_only=True):
     """One pace, over all runs. `start` is the whole way to the handler, `commit` the part that the enqueueing call takes.
-    `load_per_second` is the load that was wanted, `loaded_per_second` the one that there was, `None` where there was none.
+    `load_per_second` is the load that was asked for, `loaded_per_second` the one that there was, `None` where there was none;
+    `wanted_per_second` is more than what was asked for where the machine did not manage that.
     `bare_taking`: what the bare way took under the same load; PostgreSQL only."""
 
     every_ms: float
     load_per_second: float
+    wanted_per_second: float = 0.0
     loaded_per_second: Spread | None = None
     start: Latency
     commit: Latency
@@ -60,11 +63,12 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: float, runs: int) -> Latencies:
-    """`paces`: seconds between two tasks -> how many tasks in a run. Then the fastest pace again, under that load (0: not)."""
-    plans = [(every_s, count, 0.0) for every_s, count in paces.items()]
-    if load_per_second:
-        plans.append((_LOADED_EVERY_S, paces[min(paces)], load_per_second))
-    done: list[list[Sent]] = [[] for _ in plans]
+    """`paces`: seconds between two tasks -> how many tasks in a run. Then the fastest pace again, under that load (0: not).
+
+    Where the machine does not manage that load, since whoever enqueues works on it, too, it is lowered by a fifth until it does.
+    """
+    done: list[list[Sent]] = [[] for _ in paces]
+    loaded = _Loaded(load_per_second, paces[min(paces)])
     bare: list[list[float]] = []
     taking: list[list[float]] = []
     for _ in range(runs):
@@ -72,8 +76,10 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
         try:
             with Client(target.url) as client, Service(target.url, target.folder):
                 wait_until(time.monotonic() + _SETTLE_S)
-                for into, (every_s, count, load) in zip(done, plans, strict=True):
-                    into.append(_loaded(client, target, every_s, count, load) if load else pace(client, every_s, count))
+                for into, (every_s, count) in zip(done, paces.items(), strict=True):
+                    into.append(pace(client, every_s, count))
+                if load_per_second:
+                    loaded.add(client, target)
             if isinstance(target, PostgresTarget):
                 bare.append(_bare_echoes(target, min(paces), paces[min(paces)], "read_echo"))
                 taking.append(_bare_echoes(target, min(paces), paces[min(paces)], "take_echo"))
@@ -81,7 +87,10 @@ def measure(new_target: NewTarget, paces: Mapping[float, int], load_per_second: 
             target.close()
     fastest = [latency(run.start_s) for run in done[list(paces).index(min(paces))]]
     return Latencies(
-        wakeups=tuple(_wakeup(every_s, load, runs_of) for (every_s, _, load), runs_of in zip(plans, done, strict=True)),
+        wakeups=(
+            *(_wakeup(every_s, 0.0, runs_of) for every_s, runs_of in zip(paces, done, strict=True)),
+            *([_wakeup(_LOADED_EVERY_S, loaded.per_second, loaded.runs, load_per_second)] if load_per_second else ()),
+        ),
         bare=_over_all(bare),
         p50_of_bare=_of(bare, fastest, lambda one: one.p50_ms),
         p99_of_bare=_of(bare, fastest, lambda one: one.p99_ms),
@@ -100,11 +109,12 @@ def _of(bare: Sequence[Sequence[float]], ours: Sequence[Latency], figure: Callab
     return ratio([figure(one) for one in ours], [figure(latency(waits_s)) for waits_s in bare]) if bare else None
 
 
-def _wakeup(every_s: float, load_per_second: float, runs: Sequence[Sent]) -> Wakeup:
+def _wakeup(every_s: float, load_per_second: float, runs: Sequence[Sent], wanted_per_second: float = 0.0) -> Wakeup:
     loads = [run.load.per_second for run in runs if run.load]
     return Wakeup(
         every_ms=every_s * 1e3,
         load_per_second=load_per_second,
+        wanted_per_second=wanted_per_second,
         loaded_per_second=spread(loads) if loads else None,
         start=latency([one_s for run in runs for one_s in run.start_s]),
         commit=latency([one_s for run in runs for one_s in run.commit_s]),
@@ -112,11 +122,36 @@ def _wakeup(every_s: float, load_per_second: float, runs: Sequence[Sent]) -> Wak
     )
 
 
+class _Loaded:
+    """Runs under one load, the largest that could be had up to the one wanted."""
+
+    def __init__(self, wanted_per_second: float, count: int) -> None:
+        self._wanted, self._count = wanted_per_second, count
+        self.per_second = wanted_per_second
+        self.runs: list[Sent] = []
+
+    def add(self, client: Client, target: Target) -> None:
+        """
+        Raises:
+            TooMuch: not even a quarter of it could be had.
+        """
+        while True:
+            try:
+                self.runs.append(_loaded(client, target, _LOADED_EVERY_S, self._count, self.per_second))
+            except TooMuch:
+                self.runs.clear()  # what was measured under another load does not belong to it
+                self.per_second *= _LESS
+                if self.per_second < self._wanted / 4:
+                    raise
+            else:
+                return
+
+
 def _loaded(client: Client, target: Target, every_s: float, count: int, load_per_second: float) -> Sent:
     """A pace while another process enqueues no-op tasks, and then as many the bare way.
 
     Raises:
-        AssertionError: it did not enqueue as many as it should have.
+        TooMuch: it did not enqueue as many as it should have.
     """
     with producing(target.url, load_per_second, 2 * (_LEAD_S + count * every_s)) as producer:
         wait_until(time.monotonic() + 2 * _LEAD_S)

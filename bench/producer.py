@@ -24,6 +24,10 @@ _ENOUGH: Final = 0.9
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
+class TooMuch(AssertionError):
+    """The load that was wanted was not there; what was measured under it would look better than it is."""
+
+
 class Produced(msgspec.Struct, frozen=True, kw_only=True):
     """How many tasks were stored in which time, and by how many seconds the latest batch was late."""
 
@@ -38,10 +42,10 @@ class Produced(msgspec.Struct, frozen=True, kw_only=True):
     def check(self, rate: float) -> None:
         """
         Raises:
-            AssertionError: this was not the load that was wanted; what was measured under it would look better than it is.
+            TooMuch: this was not the load that was wanted.
         """
         if self.per_second < _ENOUGH * rate:
-            raise AssertionError(
+            raise TooMuch(
                 f"the producer of the load stored {self.per_second:,.0f} tasks a second of the {rate:,.0f} that were wanted: "
                 "what was measured beside it was not measured under that load"
             )

@@ -62,9 +62,12 @@ class Service:
         self._reader.start()
 
     def __enter__(self) -> Self:
-        if not self._ready.wait(_PATIENCE_S) or self._process.poll() is not None:
+        if not self._ready.wait(_PATIENCE_S):
             self._kill()
             raise ServiceFailed(f"the service was not ready within {_PATIENCE_S:g} s\n{self._last_words()}")
+        if not self.ready_s:  # its output has ended
+            code = self._process.wait(_PATIENCE_S)
+            raise ServiceFailed(f"the service ended with {code} before it was ready\n{self._last_words()}")
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -167,7 +167,8 @@ def _load(one: Wakeup) -> str:
     """What there was of what was wanted; in a result from before that was measured, what was wanted."""
     if one.loaded_per_second is None:
         return f" under {one.load_per_second:,.0f} a second" if one.load_per_second else ""
-    return f" under {whole(one.loaded_per_second)} a second of {one.load_per_second:,.0f}"
+    lowered = f" ({one.wanted_per_second:,.0f} could not be had)" if one.wanted_per_second > one.load_per_second else ""
+    return f" under {whole(one.loaded_per_second)} a second of {one.load_per_second:,.0f}{lowered}"
 
 
 def _milliseconds(one: Latency) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 from bench import latency, tables
 from bench.latency import Latencies, Sent
-from bench.producer import Produced, produce, produced, producing
+from bench.producer import Produced, TooMuch, produce, produced, producing
 from bench.report import Figures, Report
 from shiftboss import Client
 from shiftboss.store.base import TaskFilter
@@ -78,6 +78,31 @@ def probed(monkeypatch: pytest.MonkeyPatch) -> Sent:
 def test_latency_beside_a_load_that_was_not_there_is_no_figure(url: str, probed: Sent) -> None:
     with Client(url) as client, pytest.raises(AssertionError, match="not measured under that load"):
         latency._loaded(client, target_at(url), 0.03, 3, TOO_MANY)
+
+
+def test_a_load_that_the_machine_does_not_manage_is_lowered_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def run(_client: object, _target: object, _every_s: float, _count: int, load_per_second: float) -> Sent:
+        asked.append(load_per_second)
+        if load_per_second > manages:
+            raise TooMuch
+        return Sent([0.002], [0.001], Produced(sent=int(load_per_second), seconds=1.0, latest_s=0.0))
+
+    monkeypatch.setattr(latency, "_loaded", run)
+    nobody: Any = None
+    loaded, manages = latency._Loaded(1_000.0, 3), 1_000.0
+    loaded.add(nobody, nobody)
+    manages = 700.0  # a slow minute
+    for _ in range(2):
+        loaded.add(nobody, nobody)
+    assert asked == pytest.approx([1_000, 1_000, 800, 640, 640])
+    assert len(loaded.runs) == 2, "the first was under another load"
+    wakeup = latency._wakeup(0.03, loaded.per_second, loaded.runs, 1_000.0)
+    assert tables._load(wakeup) == " under 640 (640–640) a second of 640 (1,000 could not be had)"
+    manages = 100.0
+    with pytest.raises(TooMuch):
+        loaded.add(nobody, nobody)
 
 
 def test_latency_is_shown_with_the_load_that_there_was(url: str, probed: Sent) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench.service import Service, ServiceFailed
 from tests.pg_cluster import PostgresMissing, find_server_programs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,11 +65,18 @@ def test_growth_has_every_part(tmp_path: Path, database: str) -> None:
     sizes = ["--rows", "5000", "--tasks", "1000", "--runs", "1", "--queues", "20", "--workers", "2"]
     lasting = ["--minutes", "0.05", "--pinned-minutes", "0.05", "--rate", "100", "--stretch", "1.5"]
     grown = report_of(tmp_path, "bench.growth", "--database", database, *sizes, *lasting)["databases"][database]
-    assert set(grown["scenes"]) == {"5,000 finished tasks", "5,000 due tomorrow", "20 queues", "1 workers", "2 workers"}
+    workers = {"1 workers", "2 workers", "2 workers, a database each"}
+    assert set(grown["scenes"]) == {"5,000 finished tasks", "5,000 due tomorrow", "20 queues"} | workers
+    assert {grown["scenes"][name]["drain"]["tasks"] for name in workers} == {5_000}
     one = grown["lasting"]
     assert one["pinned_from_s"] == 3.0
     assert one["sent"] > 0
     assert {sample["at_s"] > 3.0 for sample in one["samples"]} == {True, False}
+
+
+def test_a_service_that_ends_before_it_is_ready_is_told_from_one_that_hangs(tmp_path: Path) -> None:
+    with pytest.raises(ServiceFailed, match=r"ended with \d+ before it was ready\n(.|\n)*missing"):
+        Service(f"sqlite:///{tmp_path}/missing/tasks.db", tmp_path).__enter__()
 
 
 def test_ours_runs_by_the_rules_of_the_comparison(tmp_path: Path, database: str) -> None:
