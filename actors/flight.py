@@ -210,7 +210,7 @@ class _Keeper:
         if turn is not None:
             flight.alone = turn.alone
             if not turn.mine:
-                again_s = now_s + self._turns.refused(now_s)
+                again_s, self._began_s = now_s + self._turns.refused(now_s), now_s
                 if len(self._flights) > 1:
                     self._refused()
                 else:

@@ -347,6 +347,18 @@ def test_the_time_that_a_claim_waits_for_its_turn_is_not_the_databases(scene: Sc
     assert flight.seconds < 0.4
 
 
+def test_who_stands_behind_a_claim_that_had_no_turn_begins_when_that_is_answered(scene: Scene) -> None:
+    scene.send(1, in_turn=True)
+    second = scene.send(2, in_turn=True)
+    scene.says("sent 1 in turn", "sent 2 in turn")
+    threading.Event().wait(0.5)
+    scene.store.line.give(ANOTHERS)
+    scene.lands()
+    scene.store.line.give(MINE)
+    scene.lands()
+    assert second.seconds < 0.4
+
+
 def test_the_more_others_there_are_the_later_is_asked_again() -> None:
     turns = Turns()
     turns.had(0.02)
