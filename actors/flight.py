@@ -37,7 +37,7 @@ class Flight:
         seconds: how long the database took, once it has landed.
     """
 
-    def __init__(self, lane: int, request: Exchange, parcel: Parcel, in_turn: bool = False) -> None:
+    def __init__(self, lane: int, request: Exchange, parcel: Parcel, in_turn: bool) -> None:
         self.lane, self.request, self.parcel, self.in_turn = lane, request, parcel, in_turn
         self.recalled = self.refused = False
         self.alone: bool | None = None
@@ -197,11 +197,13 @@ class _Keeper:
 
     def _go_on_waiting(self, again_s: float) -> None:
         """Until it is time, or somebody does not want it any more; nobody stands behind one that waits."""
-        if self._flights[0].recalled or len(self._flights) > 1:
-            self._again_s, self._began_s = None, time.monotonic()
+        now_s, unwanted = time.monotonic(), self._flights[0].recalled or len(self._flights) > 1
+        if not unwanted and now_s < again_s:
+            return
+        self._again_s, self._began_s = None, now_s
+        if unwanted:
             self._refused()
-        elif time.monotonic() >= again_s:
-            self._again_s, self._began_s = None, time.monotonic()
+        else:
             self._send(self._flights[0])
 
     def _answered(self, answer: ClaimAnswer) -> None:

@@ -421,7 +421,7 @@ def test_a_worker_among_others_claims_nothing_ahead_before_it_is_told_that_it_is
     assert (claims_ahead(), roomy._claiming.in_turn) == (False, True)
     seen = []
     for alone in (False, True):
-        flight = Flight(1, Exchange(worker_id=WORKER), roomy._outbox.nothing())
+        flight = Flight(1, Exchange(worker_id=WORKER), roomy._outbox.nothing(), in_turn=False)
         flight.reply, flight.alone = Exchanged(verdicts=[], states=[], claims=[]), alone
         roomy._carrier._flights[1] = deque([flight])
         roomy._comes_back(Landed(1))
@@ -436,7 +436,7 @@ def test_a_worker_among_others_claims_nothing_ahead_before_it_is_told_that_it_is
 def test_of_a_claim_that_did_not_have_its_turn_nothing_is_learnt(roomy: Claimer) -> None:
     """Neither that the lane is empty, nor how long the database takes."""
     ask = roomy._claiming.ask(None, roomy._lookout)
-    flight = Flight(1, Exchange(worker_id=WORKER, claim=ask), roomy._outbox.nothing())
+    flight = Flight(1, Exchange(worker_id=WORKER, claim=ask), roomy._outbox.nothing(), in_turn=False)
     flight.reply, flight.refused = Exchanged(verdicts=[], states=[], claims=[]), True
     roomy._carrier._flights[1] = deque([flight])
     roomy._comes_back(Landed(1))

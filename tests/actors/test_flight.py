@@ -114,6 +114,12 @@ def scene() -> Scene:
     return Scene()
 
 
+def asks_again_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Who has no turn."""
+    monkeypatch.setattr(actors_flight, "SOONEST_S", seconds)
+    monkeypatch.setattr(actors_flight, "LATEST_S", seconds)
+
+
 def claims_of(flight: Flight) -> int:
     return len(flight.answer().claims)
 
@@ -289,8 +295,7 @@ def test_whoever_has_had_a_turn_for_long_is_not_waited_for(scene: Scene, monkeyp
 
 def test_a_claim_that_waits_for_its_turn_can_be_recalled(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop does not wait for it."""
-    monkeypatch.setattr(actors_flight, "SOONEST_S", 60.0)
-    monkeypatch.setattr(actors_flight, "LATEST_S", 60.0)
+    asks_again_after(monkeypatch, 60.0)
     flight = scene.send(1, in_turn=True)
     scene.says("sent 1 in turn")
     scene.store.line.give(ANOTHERS)
@@ -316,8 +321,7 @@ def test_a_claim_under_way_that_is_recalled_has_its_answer(scene: Scene) -> None
 @pytest.mark.parametrize("late", [True, False])
 def test_nobody_stands_behind_a_claim_that_waits_for_its_turn(scene: Scene, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     """It would be answered first. `late`: it comes while the other one waits already."""
-    monkeypatch.setattr(actors_flight, "SOONEST_S", 60.0)
-    monkeypatch.setattr(actors_flight, "LATEST_S", 60.0)
+    asks_again_after(monkeypatch, 60.0)
     first = scene.send(1, in_turn=True)
     scene.says("sent 1 in turn")
     if late:
@@ -336,8 +340,7 @@ def test_nobody_stands_behind_a_claim_that_waits_for_its_turn(scene: Scene, monk
 
 
 def test_the_time_that_a_claim_waits_for_its_turn_is_not_the_databases(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors_flight, "SOONEST_S", 0.5)
-    monkeypatch.setattr(actors_flight, "LATEST_S", 0.5)
+    asks_again_after(monkeypatch, 0.5)
     flight = scene.send(1, in_turn=True)
     scene.says("sent 1 in turn")
     scene.store.line.give(ANOTHERS)

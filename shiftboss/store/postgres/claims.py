@@ -21,7 +21,7 @@ from shiftboss.errors import StoreError
 from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk, Turn
 from shiftboss.store.postgres import rows
-from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, Params, bounds
+from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, Params, Row, bounds
 from shiftboss.store.postgres.params import claim_params, turn_params
 from shiftboss.store.postgres.prepared import can_prepare, encoded, execute, prepare, prepared_name
 
@@ -130,12 +130,17 @@ def _values(query: str, params: Params) -> list[bytes | None] | None:
 
 
 def _claims(result: pq.abc.PGresult, connection: BoundedConnection) -> list[Claim]:
-    if connection.claim_cursor is None:  # kept: to make one costs as much as to read ten claims
-        connection.claim_cursor = connection.cursor(binary=True)
-        rows.claim_loaders(connection.claim_cursor)
-    transformer = Transformer(connection.claim_cursor)
+    transformer = Transformer(claim_cursor(connection))
     transformer.set_pgresult(result)
     return rows.claims(transformer.load_rows(0, result.ntuples, tuple))
+
+
+def claim_cursor(connection: BoundedConnection) -> psycopg.Cursor[Row]:
+    """The connection's own that reads claims; to make one costs as much as to read ten."""
+    if connection.claim_cursor is None:
+        connection.claim_cursor = connection.cursor(binary=True)
+        rows.claim_loaders(connection.claim_cursor)
+    return connection.claim_cursor
 
 
 def _turn(result: pq.abc.PGresult) -> Turn:

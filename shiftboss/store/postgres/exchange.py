@@ -35,7 +35,7 @@ from shiftboss.store.base import ClaimAsk, Exchange, Exchanged
 from shiftboss.store.counting import Applied, Tally
 from shiftboss.store.postgres import rows
 from shiftboss.store.postgres.arrays import ascii_only, plain_array, uuid_array
-from shiftboss.store.postgres.claims import claim_alone, claim_query
+from shiftboss.store.postgres.claims import claim_alone, claim_cursor, claim_query
 from shiftboss.store.postgres.errors import is_data_error
 from shiftboss.store.postgres.link import EXCHANGE_LOCK_TIMEOUT_S, BoundedConnection, Link, Params, Row, bounds, run
 from shiftboss.store.postgres.params import (
@@ -53,6 +53,7 @@ from shiftboss.store.postgres.params import (
     progress_params,
     pseudo_end_params,
 )
+from shiftboss.store.postgres.sqltext import queries
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +222,8 @@ def _claim_statement(request: Exchange, ask: ClaimAsk, now: datetime | None) -> 
 
 
 def _ask(connection: BoundedConnection, statement: Statement) -> psycopg.Cursor[Row]:
-    return run(connection, *statement, binary=True, prepare=rows.claim_loaders)
+    query, params = statement
+    return claim_cursor(connection).execute(queries()[query], params)
 
 
 def _counter_statements(request: Exchange, tally: Tally) -> Iterator[Statement]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -295,15 +295,6 @@ def run(
     params: Params,
     *,
     binary: bool = False,
-    prepare: Callable[[psycopg.Cursor[Row]], None] | None = None,
 ) -> psycopg.Cursor[Row]:
-    """Queue a named query in an open transaction.
-
-    Args:
-        binary: have the rows in binary form, which is quicker to write and to read.
-        prepare: called with the cursor before that.
-    """
-    cursor = connection.cursor(binary=binary)
-    if prepare is not None:
-        prepare(cursor)
-    return cursor.execute(queries()[query], params)
+    """Queue a named query in an open transaction; `binary`: have the rows in that form, which is quicker to write and to read."""
+    return connection.cursor(binary=binary).execute(queries()[query], params)
