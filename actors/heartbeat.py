@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,7 +37,8 @@ class Heartbeat(ProcessActor):
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
         self._outage = Outage(log, process.board, "beat_away_s")
         self._trust: TrustWindow | None = None
-        self._pause = threading.Event()
+        self._new_id = self._new_worker_id()
+        self._give_up_s = 0.0
 
     def begin(self) -> None:
         try:
@@ -62,7 +62,12 @@ class Heartbeat(ProcessActor):
             self._timer.after(name, 0.0)
 
     def _start_anew(self) -> None:
-        self._open_database(self._new_worker_id())
+        # Before the supervisor, which counts from the start of this process, takes us for hung.
+        self._give_up_s = time.monotonic() - _age_s() + self.settings.start_timeout_s * 0.9
+        self._open_database()
+
+    def _opened(self) -> None:
+        self._outage.over()
         if self.settings.enqueue_examples:
             self._enqueue_samples()
         self.ready()
@@ -74,6 +79,8 @@ class Heartbeat(ProcessActor):
                 self._timer.after("beat", self._beat())
             case Tick(name="queues"):
                 self._set_queues_again()
+            case Tick(name="open"):
+                self._open_database()
             case Stop():
                 self._shut_down()
             case Linked() | LinkDown() | Died() | Drain() | Resume():
@@ -86,6 +93,8 @@ class Heartbeat(ProcessActor):
 
     def reloaded(self, old: Settings) -> None:
         """The row learns of a new timeout at once: the others go by it from then on, and so do we."""
+        if not self.process.board.worker_id:
+            return  # whoever opens the database goes by the new ones
         self._timer.after("beat", 0.0)
         if old.queues != self.settings.queues:
             self._timer.after("queues", 0.0)
@@ -100,28 +109,26 @@ class Heartbeat(ProcessActor):
 
     # ---- at the start
 
-    def _open_database(self, worker_id: str) -> None:
-        """Register there. Wait for the database up to `start_timeout`; what waiting does not cure ends the service with its
-        own code."""
-        # Before the supervisor, which counts from the start of this process, takes us for hung.
-        give_up_s = time.monotonic() - _age_s() + self.settings.start_timeout_s * 0.9
-        while True:
-            try:
-                self._prepare()
-                self._register(worker_id, exclusive=not self.settings.distributed_mode)
-                self.process.tell_parent(Report(status=""))
-                return self._outage.over()
-            except StoreCorrupt as error:
-                self._cannot_work(error)
-            except StoreUnavailable as error:
-                wait_s = self._outage.wait_s(error)
-                if time.monotonic() + wait_s > give_up_s:
-                    log.critical("no database within start_timeout: %s", redact(str(error)))
-                    self.process.end(EXIT_UNREACHABLE)
-                self.process.tell_parent(Report(status="waiting for the database"))
-                self._pause.wait(wait_s)
-            except StoreError as error:
-                self._cannot_work(error)
+    def _open_database(self) -> None:
+        """Register there, and try again later while it is away, up to `start_timeout`; what waiting does not cure ends the
+        service with its own code."""
+        try:
+            self._prepare()
+            self._register(self._new_id, exclusive=not self.settings.distributed_mode)
+        except StoreCorrupt as error:
+            self._cannot_work(error)
+        except StoreUnavailable as error:
+            wait_s = self._outage.wait_s(error)
+            if time.monotonic() + wait_s > self._give_up_s:
+                log.critical("no database within start_timeout: %s", redact(str(error)))
+                self.process.end(EXIT_UNREACHABLE)
+            self.process.tell_parent(Report(status="waiting for the database"))
+            self._timer.after("open", wait_s)
+        except StoreError as error:
+            self._cannot_work(error)
+        else:
+            self.process.tell_parent(Report(status=""))
+            self._opened()
 
     def _cannot_work(self, error: StoreError) -> NoReturn:
         log.critical("cannot work with this database: %s", redact(str(error)))
@@ -203,7 +210,8 @@ class Heartbeat(ProcessActor):
 
     def _shut_down(self) -> None:
         try:
-            self._store.deregister(self.process.board.worker_id)
+            if self.process.board.worker_id:
+                self._store.deregister(self.process.board.worker_id)
         except StoreUnavailable as error:
             log.warning("could not remove this worker's row, it will expire: %s", redact(str(error)))
         self._store.close()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -100,6 +103,37 @@ def test_one_that_leaves_keeps_the_row_for_its_successor(settings: Settings) -> 
             successor.wait_ready()
             assert first.row().id == successor.board.worker_id == worker_id
         first.store.close()
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Iterator[ActorProcess]:
+    """One whose database has not been there yet."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    settings = Settings(
+        database_url=f"postgresql://nobody@127.0.0.1:{port}/none", log_format="json", distributed_mode=True, start_timeout_s=60.0
+    )
+    with ActorProcess("heartbeat", settings) as process:
+        process.said.wait(lambda said: said == control.Report(status="waiting for the database"), "it waits")
+        yield process
+
+
+def test_one_that_waits_for_the_database_at_its_start_can_be_stopped(waiting: ActorProcess) -> None:
+    """At once, and not by force when its time is up."""
+    began_s = time.monotonic()
+    waiting.tell(control.Stop(drain_s=0.0, grace_s=0.0))
+    assert waiting.wait_exit() == 0
+    assert time.monotonic() - began_s < 2.0
+    assert not [line for line in waiting.log.things if line["level"] == "CRITICAL" or "row" in line["message"]]
+
+
+def test_one_that_waits_for_the_database_at_its_start_answers_and_takes_new_settings(waiting: ActorProcess) -> None:
+    waiting.tell(control.Reload(settings=settings_to_json(Settings(log_format="json", heartbeat_interval_s=1.0))))
+    waiting.ping()
+    threading.Event().wait(0.3)
+    waiting.ping()
+    assert not waiting.said.of(control.Ready)
+    assert not [line for line in waiting.log.things if line.get("event") == "heartbeat.missed"], "there is no row to renew"
 
 
 @pytest.mark.parametrize("cut", [Cut.REQUEST, Cut.MIDDLE, Cut.REPLY])
