@@ -15,6 +15,7 @@ from shiftboss.model import Enqueued, NewTask
 from shiftboss.store.base import Store
 from shiftboss.store.postgres.store import PostgresStore
 
+FEW: Final = 20
 MANY: Final = 320  # more than the fewest that go by COPY
 KINDS: Final[list[dict[str, Any]]] = [
     {},
@@ -87,27 +88,29 @@ def test_every_way_refuses_what_no_row_can_hold(store: Store, way: Way) -> None:
     assert not way(store, [new()])[0].existing
 
 
-def test_many_that_are_sent_again_are_stored_once_whether_they_have_ended_or_not(store: Store) -> None:
-    tasks = [new() for _ in range(MANY)]
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_many_that_are_sent_again_are_stored_once_whether_they_have_ended_or_not(store: Store, count: int) -> None:
+    tasks = [new() for _ in range(count)]
     assert store.enqueue(tasks) == [Enqueued(id=task.id) for task in tasks]
     again = [Enqueued(id=task.id, existing=True) for task in tasks]
     assert store.enqueue(tasks) == again
-    finish(store, *(ended(claim) for claim in take(store, limit=MANY // 2)))
+    finish(store, *(ended(claim) for claim in take(store, limit=count // 2)))
     assert store.enqueue(tasks) == again
-    finish(store, *(ended(claim) for claim in take(store, limit=MANY)))
+    finish(store, *(ended(claim) for claim in take(store, limit=count)))
     assert store.enqueue(tasks) == again
-    assert store.counts().enqueued == {TYPE: MANY}
+    assert store.counts().enqueued == {TYPE: count}
     assert store.lanes() == []
 
 
-def test_many_whose_ids_stand_between_those_of_ended_tasks_are_new(store: Store) -> None:
-    first, *tasks, last = [new() for _ in range(MANY + 2)]
+@pytest.mark.parametrize("count", [FEW, MANY])
+def test_many_whose_ids_stand_between_those_of_ended_tasks_are_new(store: Store, count: int) -> None:
+    first, *tasks, last = [new() for _ in range(count + 2)]
     for task in (first, last):
         store.enqueue([task])
     finish(store, *(ended(claim) for claim in take(store)))
     mixed = [tasks[0], *tasks[1::2], *tasks[2::2]]
     assert store.enqueue(mixed) == [Enqueued(id=task.id) for task in mixed]
-    assert [it.existing for it in store.enqueue([first, *tasks])] == [True] * (MANY + 1)
+    assert [it.existing for it in store.enqueue([first, *tasks])] == [True] * (count + 1)
 
 
 def test_many_with_one_of_them_twice(store: Store) -> None:

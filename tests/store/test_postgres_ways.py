@@ -21,6 +21,7 @@ from shiftboss.transaction import enqueue_in
 from tests.pg_cluster import PgCluster
 
 MANY = copying.MIN_ROWS
+MIDDLE = MANY // 2
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_an_earlier_sending_that_is_still_under_way_is_waited_for(store: Postgre
     answers: list[Enqueued] = []
     sending = Thread(target=lambda: answers.extend(store.enqueue(tasks)))
     with psycopg.connect(pg_database) as earlier, psycopg.connect(pg_database, autocommit=True) as watch:
-        earlier.execute("INSERT INTO tasks (id, type) VALUES (%s, 'mail:send')", (tasks[100].id,))
+        earlier.execute("INSERT INTO tasks (id, type) VALUES (%s, 'mail:send')", (tasks[MIDDLE].id,))
         sending.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid' AND query LIKE 'COPY%'"
         deadline_s = time.monotonic() + 4.0
@@ -163,7 +164,7 @@ def test_an_earlier_sending_that_is_still_under_way_is_waited_for(store: Postgre
             assert time.monotonic() < deadline_s
         earlier.commit()
     sending.join(30)
-    assert [it.existing for it in answers] == [number == 100 for number in range(MANY)]
+    assert [it.existing for it in answers] == [number == MIDDLE for number in range(MANY)]
 
 
 def test_a_task_that_ends_while_it_is_sent_again_is_not_stored_again(
@@ -179,12 +180,12 @@ def test_a_task_that_ends_while_it_is_sent_again_is_not_stored_again(
                 "INSERT INTO task_history (id, type, queue, status, priority, args, attempts, fence, enqueued_at, run_at,"
                 " finished_at, updated_at)"
                 " SELECT %s, 'mail:send', 'default', 'completed', 0, '{}', 1, 1, now(), now(), now(), now()",
-                (tasks[100].id,),
+                (tasks[MIDDLE].id,),
             )
         return chunks(*arguments)
 
     monkeypatch.setattr(copying, "_chunks", ended_meanwhile)
-    assert [it.existing for it in store.enqueue(tasks)] == [number == 100 for number in range(MANY)]
+    assert [it.existing for it in store.enqueue(tasks)] == [number == MIDDLE for number in range(MANY)]
     assert store.counts().pending == {"mail:send": MANY - 1}
 
 

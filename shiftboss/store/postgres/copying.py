@@ -16,11 +16,12 @@ import msgspec
 from shiftboss.errors import StoreError, StoreUnavailable
 from shiftboss.model import NewTask
 from shiftboss.store.postgres.arrays import UuidArray, may_be_no_text, uuid_array
+from shiftboss.store.postgres.enqueue import past_params
 from shiftboss.store.postgres.link import BoundedConnection, Link, bounds, run
 from shiftboss.store.postgres.sqltext import queries
 
 # Below it the round trips of a COPY cost more than it saves.
-MIN_ROWS: Final = 300
+MIN_ROWS: Final = 64
 
 _CHUNK_ROWS: Final = 500  # the server stores one chunk while the next one is made
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -37,7 +38,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _UUID_BYTES: Final = 20  # with its length
 
 
-def copy_tasks(link: Link, tasks: Sequence[NewTask], since: float, now: datetime | None) -> bool:
+def copy_tasks(link: Link, tasks: Sequence[NewTask], now: datetime | None) -> bool:
     """Store all of the tasks, or none of them (`False`), in a transaction of its own; wakes sleeping claimers.
 
     Whether one of them has ended before is asked after the rows are written and before the commit. Until then their ids are
@@ -45,7 +46,6 @@ def copy_tasks(link: Link, tasks: Sequence[NewTask], since: float, now: datetime
     the history, or waits for us and then finds them.
 
     Args:
-        since: Unix seconds; none of their ids was made before.
         now: replaces the database's clock, in tests.
 
     Raises:
@@ -58,14 +58,14 @@ def copy_tasks(link: Link, tasks: Sequence[NewTask], since: float, now: datetime
         return False
     try:
         with link.connected() as connection:
-            return connection.info.encoding == "utf-8" and _copy(connection, tasks, ids, since, now)
+            return connection.info.encoding == "utf-8" and _copy(connection, tasks, ids, now)
     except StoreUnavailable:
         raise
     except (StoreError, struct.error, ValueError, OverflowError):  # the other way says what is wrong, and with which row
         return False
 
 
-def _copy(connection: BoundedConnection, tasks: Sequence[NewTask], ids: UuidArray, since: float, now: datetime | None) -> bool:
+def _copy(connection: BoundedConnection, tasks: Sequence[NewTask], ids: UuidArray, now: datetime | None) -> bool:
     connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
     if not (connection.bounded and connection.pinned):
         bounds(connection, pinned=True)
@@ -73,7 +73,7 @@ def _copy(connection: BoundedConnection, tasks: Sequence[NewTask], ids: UuidArra
     with connection.cursor() as cursor, cursor.copy(queries()["copy_tasks"]) as copy:
         for chunk in _chunks(tasks, ids, began):
             copy.write(chunk)
-    if _any_ended(connection, tasks, since, now):
+    if _any_ended(connection, tasks, now):
         connection.execute("ROLLBACK")
         return False
     if any(_is_due(task, began) for task in tasks):
@@ -84,15 +84,13 @@ def _copy(connection: BoundedConnection, tasks: Sequence[NewTask], ids: UuidArra
     return True
 
 
-def _any_ended(connection: BoundedConnection, tasks: Sequence[NewTask], since: float, now: datetime | None) -> bool:
+def _any_ended(connection: BoundedConnection, tasks: Sequence[NewTask], now: datetime | None) -> bool:
     """Ids made one after the other stand side by side, so one look at the index nearly always answers for all of them."""
-    ids = [task.id for task in tasks]
-    ((may_be,),) = run(
-        connection, "any_ended_between", {"first": min(ids), "last": max(ids), "since": since, "now": now}
-    ).fetchall()
+    past = past_params(tasks, now)
+    ((may_be,),) = run(connection, "any_ended_between", past).fetchall()
     if not may_be:
         return False
-    among = {"ids": msgspec.json.encode(ids).decode(), "since": since, "now": now}
+    among = {"ids": msgspec.json.encode([task.id for task in tasks]).decode(), **past}
     return bool(run(connection, "ended_meanwhile", among).fetchall())
 
 

@@ -94,7 +94,7 @@ def _store(
     if fresh:
         (rows,) = yield [insert]
         return [row[0] for row in rows]
-    ids = {"ids": msgspec.json.encode(list(left)).decode(), "since": made_since(left.values()), "now": now}
+    ids = {"ids": msgspec.json.encode(list(left)).decode(), **past_params(left.values(), now)}
     begin: Step = [(BEGIN, {})] if outside else []
     *_, rows, ended = yield [*begin, insert, (named_queries()["ended_meanwhile"], ids)]
     stored = [row[0] for row in rows]
@@ -109,8 +109,7 @@ def _store(
 def _insert(left: Mapping[str, NewTask], now: datetime | None, fresh: bool) -> _Statement:
     if (task := alone(list(left.values()), fresh)) is not None:
         return named_queries()["enqueue_one"], one_params(task, now)
-    made = {"rows": rows_json(left.values(), now), "since": made_since(left.values()), "now": now}
-    return named_queries()["enqueue"], made
+    return named_queries()["enqueue"], {"rows": rows_json(left.values(), now), **past_params(left.values(), now)}
 
 
 def alone(tasks: Sequence[NewTask], fresh: bool) -> NewTask | None:
@@ -143,11 +142,13 @@ def _json_text(json: msgspec.Raw) -> str:
     return bytes(json).decode()
 
 
-def made_since(tasks: Iterable[NewTask]) -> float:
-    """When the oldest of their ids was made, in Unix seconds, less a day for clocks; for any other UUID than one of version 7,
-    some moment."""
-    oldest = min(task.id for task in tasks)
-    return int(oldest[:8] + oldest[9:13], 16) / 1e3 - _CLOCKS_APART_S
+def past_params(tasks: Iterable[NewTask], now: datetime | None) -> dict[str, object]:
+    """Where to look for those of these tasks that have ended: between which ids, and since when, in Unix seconds. That is when
+    the oldest was made, less a day for clocks; for any other UUID than one of version 7, some moment."""
+    ids = [task.id for task in tasks]
+    oldest = min(ids)
+    made_s = int(oldest[:8] + oldest[9:13], 16) / 1e3
+    return {"first": oldest, "last": max(ids), "since": made_s - _CLOCKS_APART_S, "now": now}
 
 
 def _in_order(tasks: Sequence[NewTask], done: dict[str, Enqueued]) -> list[Enqueued]:

@@ -54,6 +54,8 @@ WITH given AS (
   SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS g(
     id uuid, type text, queue text, priority smallint, args json, max_attempts integer, timeout_s double precision,
     delay_s double precision, run_at timestamptz, unique_key text, tags json, meta json, at timestamptz)
+), past AS MATERIALIZED (
+  SELECT {some_ended} AS may_be
 ), stored AS (
   INSERT INTO tasks (id, type, queue, priority, args, max_attempts, timeout_s, unique_key, tags, meta,
                      enqueued_at, run_at, updated_at)
@@ -64,12 +66,12 @@ WITH given AS (
   FROM given
   -- OFFSET 0: one look by the key for each id, never a join. Of a day that has just begun the server believes that it is empty,
   -- and a join planned then would read all of that day for every row until the day is analysed.
-  WHERE NOT EXISTS (
+  WHERE NOT (SELECT may_be FROM past) OR NOT (EXISTS (
     SELECT 1 FROM task_history h WHERE h.id = given.id
       AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
       AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day' OFFSET 0)
-    AND NOT EXISTS (
-    SELECT 1 FROM task_traces c WHERE c.last_id >= given.id AND c.first_id <= given.id AND given.id = ANY (c.ids) OFFSET 0)
+    OR EXISTS (
+    SELECT 1 FROM task_traces c WHERE c.last_id >= given.id AND c.first_id <= given.id AND given.id = ANY (c.ids) OFFSET 0))
   ON CONFLICT DO NOTHING
   RETURNING id, run_at > enqueued_at AS later
 ), rung AS MATERIALIZED (
@@ -102,25 +104,33 @@ RETURNING CAST(id AS text), CASE WHEN run_at <= enqueued_at THEN (
 COPY tasks (id, args, type, queue, priority, max_attempts, timeout_s, tags, meta, run_at, enqueued_at, updated_at)
 FROM STDIN (FORMAT binary);
 
+-- name: some_ended
+-- Whether a task can have ended whose id is between these. Ids are in the order of their time. The first one in that order is asked
+-- for, so that no plan reads a whole day in the hope of meeting any.
+(SELECT h.id FROM task_history h WHERE h.id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
+   AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
+   AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day'
+ ORDER BY h.id LIMIT 1) IS NOT NULL
+OR (SELECT c.last_id FROM task_traces c WHERE c.last_id >= CAST(:first AS uuid) AND c.first_id <= CAST(:last AS uuid)
+    ORDER BY c.last_id LIMIT 1) IS NOT NULL;
+
 -- name: any_ended_between
--- Whether a task can have ended whose id is between these. Ids are in the order of their time.
-SELECT EXISTS (
-  SELECT 1 FROM task_history h WHERE h.id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
-    AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
-    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day')
-OR EXISTS (SELECT 1 FROM task_traces c WHERE c.last_id >= CAST(:first AS uuid) AND c.first_id <= CAST(:last AS uuid));
+SELECT {some_ended};
 
 -- name: ended_meanwhile
 -- Which of the ids in the JSON array :ids belong to tasks that have ended. Asked after they were stored, by a statement of its
 -- own: what was about to end them was waited for, and is not seen by the one that waited. Those that were not stored are named,
 -- too, so that it can be sent before it is known which were. OFFSET 0 as above.
+WITH past AS MATERIALIZED (
+  SELECT {some_ended} AS may_be
+)
 SELECT CAST(g.id AS text) FROM (SELECT CAST(value AS uuid) AS id FROM json_array_elements_text(CAST(:ids AS json))) AS g
-WHERE EXISTS (
+WHERE (SELECT may_be FROM past) AND (EXISTS (
   SELECT 1 FROM task_history h WHERE h.id = g.id
     AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
     AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day' OFFSET 0)
 OR EXISTS (
-  SELECT 1 FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id AND g.id = ANY (c.ids) OFFSET 0);
+  SELECT 1 FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id AND g.id = ANY (c.ids) OFFSET 0));
 
 -- name: find_existing
 -- Its own id first, alive or ended: whoever sends a batch again means that task, whoever has its unique key by now. The

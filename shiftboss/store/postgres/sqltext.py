@@ -13,6 +13,7 @@ _PARAMETER: Final = re.compile(r"(?<![:\w]):([a-z_]+)\b")
 _COMMENT: Final = re.compile(r"--[^\n]*")
 _FRAGMENTS: Final = (
     "which",
+    "some_ended",
     "task_columns",
     "task_bodies",
     "history_columns",

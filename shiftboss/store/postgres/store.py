@@ -30,7 +30,7 @@ from shiftboss.store.postgres.arrays import plain_array, text_array
 from shiftboss.store.postgres.claims import PostgresClaimLine, claim_line
 from shiftboss.store.postgres.copying import copy_tasks
 from shiftboss.store.postgres.dsn import parse_dsn
-from shiftboss.store.postgres.enqueue import BEGIN, Step, alone, made_since, one_params, plan_enqueue
+from shiftboss.store.postgres.enqueue import BEGIN, Step, alone, one_params, plan_enqueue
 from shiftboss.store.postgres.exchange import exchange
 from shiftboss.store.postgres.link import Link, bounds, run
 from shiftboss.store.postgres.listen import PostgresListener
@@ -97,7 +97,7 @@ class PostgresStore:
         one = alone(tasks, fresh)
         if one is not None and run_prepared(self._link, "enqueue_one", one_params(one, now)):
             return [Enqueued(id=one.id)]
-        if copy_tasks(self._link, tasks, made_since(tasks), now):
+        if copy_tasks(self._link, tasks, now):
             return [Enqueued(id=task.id) for task in tasks]
         plan = plan_enqueue(tasks, now, fresh=fresh, refused=one is not None)
         try:
