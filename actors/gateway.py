@@ -9,36 +9,30 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from http import HTTPStatus
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from shiftboss import __version__
 from shiftboss.actors.health import Health, judge
 from shiftboss.actors.messages import Died, LinkDown, Linked, Tick
-from shiftboss.actors.outage import Outage
 from shiftboss.actors.process import Process, ProcessActor
 from shiftboss.actors.timer import Timer
-from shiftboss.actors.web import Answer, Answers, WebServer
+from shiftboss.actors.web import Answer, Answers, serve
 from shiftboss.control import Drain, Resume, Stop
-from shiftboss.errors import StoreUnavailable
 from shiftboss.events import Event, emit
-from shiftboss.store.base import CounterDelta, Counts, Store
-from shiftboss.store.open import open_store
+
+if TYPE_CHECKING:
+    from shiftboss.actors.scrape import Scraper
 
 log = logging.getLogger("shiftboss.gateway")
-COUNTS_FRESH_S: Final = 5.0  # a scrape makes the database count pending tasks at most this often
-READ_PATIENCE_S: Final = 2.0  # a scrape waits so long for the database, and then shows what was read before
 JUDGE_EVERY_S: Final = 1.0  # or eight times between two heartbeats
 EXIT_NO_ADDRESS: Final = 1
 
 
 def _json(body: Mapping[str, object], *, well: bool = True) -> Answer:
-    status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
-    return Answer(body=msgspec.json.encode(body), content_type="application/json", status=status)
+    return Answer(body=msgspec.json.encode(body), content_type="application/json", status=200 if well else 503)
 
 
 def _url(listener: socket.socket) -> str:
@@ -51,14 +45,8 @@ class Gateway(ProcessActor):
 
     def __init__(self, process: Process) -> None:
         super().__init__(process)
-        self._store: Store | None = None  # opened by the thread that uses it
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")  # the store belongs to its thread
-        self._outage = Outage(log, process.board)
-        self._reading: Future[None] | None = None
-        self._asking = threading.Lock()
-        self._counters: Sequence[CounterDelta] = ()
-        self._counts: Counts | None = None
-        self._counted_s = 0.0
+        self._scraper: Scraper | None = None
+        self._first_scrape = threading.Lock()
         self._quiet, self._pool_broken = "", False
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
         self._was_well, self._ill_since_s = False, 0.0
@@ -66,7 +54,7 @@ class Gateway(ProcessActor):
     def begin(self) -> None:
         fd = self.process.listen_fd
         listener = self._bind() if fd is None else self._take_over(fd)
-        threading.Thread(target=self._serve, args=(listener,), name="shiftboss-http", daemon=True).start()
+        threading.Thread(target=serve, args=(listener, self._answers()), name="shiftboss-http", daemon=True).start()
         emit(log, logging.INFO, Event.GATEWAY_LISTENING, url=_url(listener))
         self._judge()
         self.ready()
@@ -110,9 +98,6 @@ class Gateway(ProcessActor):
 
     # ---- HTTP, each answer in a thread of its own
 
-    def _serve(self, listener: socket.socket) -> None:
-        WebServer(listener, self._answers()).serve()
-
     def _answers(self) -> Answers:
         return {"/health": self._get_health, "/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
 
@@ -141,47 +126,16 @@ class Gateway(ProcessActor):
         return _json({"status": "not ready", "reason": why} if why else {"status": "ready"}, well=not why)
 
     def _metrics(self) -> Answer:
-        """The figures as they stand; while the database is away those of the last time, and without a long wait."""
-        with self._asking:  # all who ask meanwhile wait for one reading
-            if self._reading is None or self._reading.done():
-                self._reading = self._reader.submit(self._read)
-            reading = self._reading
-        if wait({reading}, READ_PATIENCE_S).done:
-            reading.result()  # what nobody foresaw is an error of this request
-        return self._scraped()
+        return self._scraping().answer(self._health)
 
-    def _read(self) -> None:
-        """In the reader's thread."""
-        try:
-            if self._store is None:
-                self._store = open_store(
-                    self.settings.database_url,
-                    application_name=f"shiftboss {self.process.name}",
-                    create=False,
-                    memory=self.process.board,
-                )
-            self._counters = self._store.counters(self.process.board.worker_id)
-            if time.monotonic() - self._counted_s > COUNTS_FRESH_S:
-                self._counts = self._store.counts()
-                self._counted_s = time.monotonic()
-            self._outage.over()
-        except StoreUnavailable as error:
-            self._outage.wait_s(error)
+    def _scraping(self) -> Scraper:
+        with self._first_scrape:
+            if self._scraper is None:
+                # Loaded when first scraped: it is a quarter of this process, which may be here for probes alone.
+                from shiftboss.actors.scrape import Scraper
 
-    def _scraped(self) -> Answer:
-        # Loaded when first scraped: it is a quarter of this process, which may be here for probes alone.
-        from shiftboss.actors.metrics import CONTENT_TYPE, Sample, exposition
-
-        board = self.process.board
-        sample = Sample(
-            worker_id=board.worker_id,
-            health=self._health(),
-            active=int(board.get("active")),
-            capacity=int(board.get("capacity")),
-            counters=self._counters,
-            counts=self._counts,
-        )
-        return Answer(body=exposition(sample), content_type=CONTENT_TYPE)
+                self._scraper = Scraper(self.process, self.settings.database_url)
+            return self._scraper
 
     # ---- the log
 

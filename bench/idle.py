@@ -19,7 +19,7 @@ _SETTLE_S: Final = 4.0
 _PACKAGES: Final = {
     "supervisor": ("msgspec",),
     "executor": ("pykka", "msgspec"),
-    "gateway": ("pykka", "msgspec", "http.server"),
+    "gateway": ("pykka", "msgspec"),
 }
 
 

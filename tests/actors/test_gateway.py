@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -178,6 +179,28 @@ def test_a_passed_socket_that_does_not_listen_ends_it_with_what_to_do(scene: Sce
             assert process.wait_exit() == 1
             line = process.log.wait(lambda line: line["level"] == "error", "an error")
             assert "ListenStream" in line["message"]
+
+
+def test_those_who_come_first_and_all_at_once_are_all_answered(gateway: Http) -> None:
+    """The server is loaded while they wait."""
+    began_s = time.monotonic()
+    with ThreadPoolExecutor(20) as clients:
+        answers = list(clients.map(lambda _n: gateway.get("/livez")[0], range(20)))
+    assert answers == [200] * 20
+    assert time.monotonic() - began_s < 2.0
+
+
+def test_a_server_that_cannot_be_loaded_ends_it_and_says_so(scene: Scene, tmp_path: Path) -> None:
+    broken = tmp_path / "http"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("raise ImportError('no room for another file')")
+    with ActorProcess("gateway", scene.settings, env={"PYTHONPATH": str(tmp_path)}) as process:
+        gateway = Http(process)
+        with pytest.raises((ConnectionError, http.client.HTTPException)):
+            gateway.get("/livez")
+        assert process.wait_exit() == 1
+        line = process.log.wait(lambda line: line["level"] == "critical", "what happened")
+        assert "no room for another file" in str(line)
 
 
 def test_health_does_not_need_the_database(gateway: Http, scene: Scene) -> None:

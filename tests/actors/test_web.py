@@ -9,8 +9,9 @@ from contextlib import suppress
 
 import pytest
 
-from shiftboss.actors import web
-from shiftboss.actors.web import Answer, WebServer
+from shiftboss.actors import webserver
+from shiftboss.actors.web import Answer
+from shiftboss.actors.webserver import WebServer
 
 BIG = b"x" * 300_000
 Talk = Callable[[bytes], bytes]
@@ -93,13 +94,13 @@ def test_a_head_that_never_ends_is_cut_off(address: tuple[str, int], line: bytes
 
 
 def test_who_says_nothing_is_hung_up_on(address: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web._Request, "timeout", 0.2)
+    monkeypatch.setattr(webserver._Request, "timeout", 0.2)
     with socket.create_connection(address, 10) as silent:
         assert everything(silent) == b""
 
 
 def test_the_oldest_gives_way_to_who_asks_properly(address: tuple[str, int], talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web._Request, "timeout", 60.0)
+    monkeypatch.setattr(webserver._Request, "timeout", 60.0)
     silent = [socket.create_connection(address, 10) for _ in range(12)]
     assert b"200 OK" in talk(b"GET /well HTTP/1.1\r\n\r\n")
     assert everything(silent[0]) == b"", "the first of those that say nothing was not cut off"

@@ -16,14 +16,15 @@ HEAVY = {
     "ssl",
     "uvloop",
     "email",
-    "http.client",
-    "http.server",
+    "http",
+    "socketserver",
+    "mimetypes",
     "importlib.metadata",
     "zipfile",
     "tempfile",
     "secrets",
 }
-METRICS = {"prometheus_client", "shiftboss.actors.metrics"}  # when a gateway is first scraped
+METRICS = {"prometheus_client", "shiftboss.actors.scrape", "shiftboss.actors.metrics"}  # when a gateway is first scraped
 NEVER = {"rich", "typer", "click", "starlette", "uvicorn", "sqlalchemy", "multiprocessing"}
 DRIVERS = {"psycopg", "sqlite3"}
 ACTORS = ("claimer", "heartbeat", "leader", "gateway", "executor")
@@ -45,16 +46,38 @@ def loaded(*modules: str) -> set[str]:
 def test_an_actor_on_sqlite_loads_only_what_its_role_uses(actor: str) -> None:
     own = f"shiftboss.actors.{actor}"
     got = loaded(PROCESS, own, *(() if actor == "executor" else (SQLITE,)))
-    http = {"http.server", "http.client", "email", "ssl"} if actor == "gateway" else set()
-    assert got & ((HEAVY | METRICS | NEVER | {"psycopg"}) - http) == set()
+    assert got & (HEAVY | METRICS | NEVER | {"psycopg"}) == set()
     assert {f"shiftboss.actors.{other}" for other in ACTORS} & got == {own}
     assert (actor == "executor") != ("sqlite3" in got), "an executor knows no database"
+
+
+def test_a_gateway_that_nobody_has_asked_loads_neither_a_server_nor_a_store() -> None:
+    got = loaded(PROCESS, "shiftboss.actors.gateway")
+    assert got & {"shiftboss.actors.webserver", "shiftboss.store.base", "concurrent.futures", "random", "http"} == set()
+
+
+def test_the_server_is_loaded_by_the_first_connection() -> None:
+    script = (
+        "import socket, sys, threading\n"
+        "from shiftboss.actors.web import Answer, serve\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "answers = {'/': lambda: Answer(body=b'hello')}\n"
+        "threading.Thread(target=serve, args=(listener, answers), daemon=True).start()\n"
+        "threading.Event().wait(0.3)\n"
+        "before = 'http.server' in sys.modules\n"
+        "with socket.create_connection(listener.getsockname(), 10) as client:\n"
+        "    client.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n')\n"
+        "    text = b''.join(iter(lambda: client.recv(4096), b''))\n"
+        "print(before, 'http.server' in sys.modules, text.endswith(b'hello'))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert told.split() == ["False", "True", "True"]
 
 
 @pytest.mark.parametrize("actor", ["claimer", "heartbeat", "leader"])
 def test_an_actor_on_postgresql_loads_no_other_driver_and_no_framework(actor: str) -> None:
     got = loaded(PROCESS, f"shiftboss.actors.{actor}", POSTGRES)
-    assert got & (NEVER | METRICS | {"sqlite3", "uvloop", "http.server"}) == set()
+    assert got & (NEVER | METRICS | {"sqlite3", "uvloop", "http"}) == set()
     assert "psycopg" in got
 
 
