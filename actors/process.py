@@ -20,6 +20,7 @@ from typing import Any, Final, NoReturn
 
 import pykka
 
+import shiftboss.msgspec_import  # noqa: F401  first of ours: see there
 from shiftboss import control
 from shiftboss.actors.board import Board
 from shiftboss.actors.layout import LISTEN_FD_VARIABLE, SETTINGS_VARIABLE

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
 
+import shiftboss.msgspec_import  # noqa: F401  first of ours: see there
 from shiftboss.actors.board import Board
 from shiftboss.actors.layout import CELL_BYTES, LISTEN_FD_VARIABLE, SETTINGS_VARIABLE
 from shiftboss.commands import socket_path
