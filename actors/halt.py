@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from shiftboss.actors.messages import Recall, Stopping
 from shiftboss.actors.outbox import Outbox

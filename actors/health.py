@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from shiftboss.actors.board import Board
 
@@ -19,8 +20,7 @@ _AWAY_AFTER: Final = 0.5
 _WORDS: Final = {"heartbeat": "no heartbeat stored for", "claimer": "the claimer has done nothing for"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What the probes and the metrics say.
 
     Attributes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -31,8 +30,7 @@ class Holding(msgspec.Struct, eq=False, gc=False):
     asked: bool = False  # its executor was told to stop it, not only to give it back
 
 
-@dataclass(slots=True, eq=False)
-class Peer:
+class Peer(msgspec.Struct, eq=False):
     """One incarnation of an executor.
 
     A cell is free, or held (`holdings`), or waits for its outcome to be stored (`storing`).
@@ -55,10 +53,10 @@ class Peer:
     died_s: float = 0.0
     replacing: bool = False
     retirement: Retirement | None = None
-    free_cells: list[int] = field(default_factory=list)
-    holdings: dict[int, Holding] = field(default_factory=dict)
-    storing: set[int] = field(default_factory=set)
-    stored: list[int] = field(default_factory=list)  # to be told with the next message
+    free_cells: list[int] = msgspec.field(default_factory=list)
+    holdings: dict[int, Holding] = msgspec.field(default_factory=dict)
+    storing: set[int] = msgspec.field(default_factory=set)
+    stored: list[int] = msgspec.field(default_factory=list)  # to be told with the next message
 
     def greet(self, hello: Hello) -> list[tuple[int, Claim, Ended]]:
         """Take over what the executor holds; returns the outcomes that still have to be stored."""

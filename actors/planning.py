@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
+
+import msgspec
 
 from shiftboss.store.base import Lane, LaneAsk
 
@@ -51,8 +52,7 @@ def round_manner(*, flies: bool, busy: bool, outcomes: int, asked: int, backlog:
     return Manner.NOT_YET if busy else Manner.HERE
 
 
-@dataclass(frozen=True, slots=True)
-class Typical:
+class Typical(msgspec.Struct, frozen=True):
     """How long an attempt takes here, lately. Rises at once and falls slowly: hoarding long tasks is the worse mistake."""
 
     seconds: float | None = None

@@ -6,9 +6,11 @@ then handed back; when nothing of it is left it is released.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 SUCCESSORS_S: Final = 1.0  # how long successors may take to say hello before the old executor gets no more work
 
@@ -23,8 +25,7 @@ class RetireStep(Enum):
     RELEASE = auto()  # tell the parent that it may be stopped
 
 
-@dataclass(frozen=True, slots=True)
-class Retirement:
+class Retirement(msgspec.Struct, frozen=True):
     """The deadlines of one retirement, and how far it is.
 
     Attributes:

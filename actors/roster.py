@@ -7,8 +7,9 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Final, TypeAlias
+
+from msgspec.structs import replace
 
 from shiftboss.actors.board import Board
 from shiftboss.actors.endings import MAX_NAMED, ended_by_death, ended_for, ended_of_stranger, log_lost

@@ -5,9 +5,11 @@ Drain until a deadline, then a cooperative cancel, then hand back what is left, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 HELLO_S: Final = 2.0  # how long executors are waited for that have not said what they hold
 LAST_TRY_S: Final = 1.0  # past the deadline, for a database that is slow
@@ -22,8 +24,7 @@ class StopStep(Enum):
     END = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class StopPlan:
+class StopPlan(msgspec.Struct, frozen=True):
     """The deadlines of one stop.
 
     Attributes:

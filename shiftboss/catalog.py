@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,8 @@ class Registry:
         """
         task = self._tasks.get(type_name)
         if task is None:
+            import difflib  # only for a mistake: every executor and every application imports this module
+
             near = difflib.get_close_matches(type_name, self._tasks, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise UnknownTaskType(

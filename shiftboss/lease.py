@@ -6,11 +6,10 @@ round trip never stretches it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class TrustWindow:
+class TrustWindow(msgspec.Struct, frozen=True):
     """From when, on the monotonic clock, and for how long a renewal may be believed.
 
     Attributes:
@@ -26,8 +25,7 @@ class TrustWindow:
         return now_s < self.sent_at_s + self.ttl_s
 
 
-@dataclass(frozen=True, slots=True)
-class LeaderLease:
+class LeaderLease(msgspec.Struct, frozen=True):
     """The right to run maintenance: every leader-only write carries the term.
 
     Attributes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from shiftboss.codec import encode_untyped
 from shiftboss.errors import OptionError
@@ -26,8 +26,7 @@ _MAX_SHOWN_CHARS: Final = 200
 _UNPRINTABLE: Final = re.compile("[\0\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What `using()` collects; `None` means "as the handler says", or the default."""
 
     queue: str = "default"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 # 2**64 seconds is past every cap; beyond it the float would overflow at attempt 1024.
 _MAX_EXPONENT = 64
@@ -17,8 +18,7 @@ class Backoff(Protocol):
     def __call__(self, attempt: int, /) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Exponential:
+class Exponential(msgspec.Struct, frozen=True):
     """`base_s * factor**(attempt-1)` up to `max_s`, with full jitter: uniform between 0 and that.
 
     Full jitter spreads a burst of failures best (AWS Architecture Blog, "Exponential Backoff And Jitter").
@@ -34,8 +34,7 @@ class Exponential:
         return random.uniform(0.0, ceiling) if self.jitter else ceiling
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(msgspec.Struct, frozen=True):
     """Always the same delay."""
 
     delay_s: float
@@ -44,8 +43,7 @@ class Constant:
         return self.delay_s
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True):
     """Which errors are tried again, how often, and when.
 
     Attributes:

@@ -10,8 +10,9 @@ import faulthandler
 import logging
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, NoReturn
 
 import shiftboss.msgspec_import  # noqa: F401  first of ours: see there
@@ -101,13 +102,14 @@ def _spec(
     restart: Restart = Restart.PERMANENT,
     shutdown_s: float = SHUTDOWN_S,
     http_fd: int | None = None,
+    secrets: Mapping[str, str] = MappingProxyType({}),
 ) -> ChildSpec:
     listens = {} if http_fd is None else {LISTEN_FD_VARIABLE: str(http_fd)}
     return ChildSpec(
         name=name or role,
         argv=(sys.executable, "-m", "shiftboss.actors.process", role, *arguments),
         env=listens,
-        secrets={SETTINGS_VARIABLE: settings_to_json(settings).decode()},
+        secrets={SETTINGS_VARIABLE: settings_to_json(settings).decode(), **secrets},
         shutdown_s=shutdown_s,
         start_timeout_s=settings.start_timeout_s,
         group=group,
@@ -151,10 +153,11 @@ class Reloads:
 
     def reloadable(self, settings: Settings) -> Reloadable:
         """For the supervisor of a service that starts with these settings."""
-        check = _spec(settings, "check", ping=False, critical=False, restart=Restart.TEMPORARY)
         return Reloadable(
             settings=settings_to_json(settings),
-            check=replace(check, secrets={**check.secrets, SOURCE_VARIABLE: self._source}),
+            check=_spec(
+                settings, "check", ping=False, critical=False, restart=Restart.TEMPORARY, secrets={SOURCE_VARIABLE: self._source}
+            ),
             understand=self.understand,
             applied=configure_own_logging,
         )

@@ -10,8 +10,9 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from shiftboss import control
 from shiftboss.supervisor.signals import blocked
@@ -22,8 +23,7 @@ from shiftboss.supervisor.states import WITH_PROCESS, ChildEvent, ChildState, af
 _OURS_ALONE: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(msgspec.Struct, frozen=True):
     """How a process ended: by its own exit code, or by a signal (`SIGKILL`)."""
 
     exit_code: int | None
@@ -210,8 +210,7 @@ def _close(*fds: int) -> None:
         os.close(fd)
 
 
-@dataclass(slots=True)
-class Child:
+class Child(msgspec.Struct):
     """What the supervisor knows of one child, over all its incarnations.
 
     Attributes:
@@ -237,7 +236,7 @@ class Child:
     reason: str | None = None
     planned: bool = False
     down_since_s: float | None = None
-    status: str = field(default="")
+    status: str = ""
     held_back: bool = False
     retiring: bool = False
     restarts: int = 0

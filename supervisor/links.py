@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from shiftboss import control
 from shiftboss.supervisor.spec import ChildSpec
@@ -24,8 +25,7 @@ def peers_of(specs: Sequence[ChildSpec]) -> dict[str, tuple[str, ...]]:
     return {spec.name: tuple(o.name for o in specs if frozenset((spec.name, o.name)) in pairs) for spec in specs}
 
 
-@dataclass(slots=True)
-class _Obituary:
+class _Obituary(msgspec.Struct):
     """A death that left a table, and the peers that have not buried it yet."""
 
     message: control.PeerDied

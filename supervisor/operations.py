@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from shiftboss.commands import ServiceStatus
 
@@ -30,8 +31,7 @@ class Nobody:
         pass
 
 
-@dataclass(slots=True, eq=False)
-class Operation:
+class Operation(msgspec.Struct, eq=False):
     """One of them. `run` leads, now or later, to exactly one call of `Operations.finish`.
 
     Attributes:
@@ -40,7 +40,7 @@ class Operation:
 
     run: Callable[[], None]
     key: str = ""
-    askers: list[Asker] = field(default_factory=list)
+    askers: list[Asker] = msgspec.field(default_factory=list)
 
 
 class Operations:

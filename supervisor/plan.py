@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, TypeAlias
+
+import msgspec
 
 from shiftboss.control import EXIT_GAVE_UP
 from shiftboss.supervisor.restart import GroupHistory, restart_delay_s
@@ -13,8 +14,7 @@ DRAIN_ALLOWANCE_S: Final = 2.0  # the draining child may be late by this much be
 STOP_ALLOWANCE_S: Final = 5.0  # all others must be gone this long after the drain's deadline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
     """How one incarnation ended; `exit_code` is None when a signal ended it.
 
     Attributes:
@@ -28,35 +28,30 @@ class Ended:
     streak: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RestartAfter:
+class RestartAfter(msgspec.Struct, frozen=True):
     """Start it again in `delay_s`."""
 
     delay_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(msgspec.Struct, frozen=True):
     """It has ended for good, as its spec wants."""
 
 
-@dataclass(frozen=True, slots=True)
-class StayDown:
+class StayDown(msgspec.Struct, frozen=True):
     """Too much for a child that is not critical: try again much later, the service goes on."""
 
     retry_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(msgspec.Struct, frozen=True):
     """Stop the whole service and exit with `exit_code`."""
 
     exit_code: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(msgspec.Struct, frozen=True):
     """A rolling group keeps crashing: feed it nothing, and try one child from time to time."""
 
     restarts: int
@@ -121,8 +116,7 @@ def _reason_to_give_up(spec: ChildSpec, ended: Ended, history: GroupHistory, ser
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class StopPlan:
+class StopPlan(msgspec.Struct, frozen=True):
     """The deadlines of one stop, all on the monotonic clock and all from the moment it was asked for.
 
     Attributes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shiftboss import control
 from shiftboss.clock import Clock
@@ -24,8 +25,7 @@ from shiftboss.supervisor.tree import Tree
 _LINGER_S: Final = 2.0  # how long the check may take to end once it has said what it found
 
 
-@dataclass(frozen=True, slots=True)
-class Reloadable:
+class Reloadable(msgspec.Struct, frozen=True):
     """How a service finds out what a reload leads to.
 
     Attributes:
@@ -41,8 +41,7 @@ class Reloadable:
     applied: Callable[[bytes], None]
 
 
-@dataclass(frozen=True, slots=True)
-class LastReload:
+class LastReload(msgspec.Struct, frozen=True):
     """How the last one ended. `at`: Unix seconds."""
 
     ok: bool

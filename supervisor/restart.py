@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shiftboss.supervisor.spec import SupervisorSettings
 
@@ -12,8 +14,7 @@ _JITTER: Final = 0.2
 _MAX_DOUBLINGS: Final = 32  # beyond it a float is only wasted
 
 
-@dataclass(frozen=True, slots=True)
-class RestartBudget:
+class RestartBudget(msgspec.Struct, frozen=True):
     """More than `intensity` restarts inside `period_s` means give up (OTP semantics)."""
 
     intensity: int
@@ -30,8 +31,7 @@ class RestartBudget:
         return len(self.restarts) > self.intensity
 
 
-@dataclass(frozen=True, slots=True)
-class GroupHistory:
+class GroupHistory(msgspec.Struct, frozen=True):
     """What a group of children has been through.
 
     Attributes:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from shiftboss import control
 from shiftboss.clock import Clock
@@ -26,16 +28,14 @@ Launched = Callable[[Sequence[Child], str | None], None]
 """Told once: with the successors, ready and waiting to be put into service, or with why there are none."""
 
 
-@dataclass(slots=True, eq=False)
-class _Launch:
+class _Launch(msgspec.Struct, eq=False):
     """A batch of successors."""
 
     done: Launched
-    children: list[Child] = field(default_factory=list)
+    children: list[Child] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True, eq=False)
-class _Retirement:
+class _Retirement(msgspec.Struct, eq=False):
     """An old child on its way out, and the peers that still have something of theirs with it."""
 
     plan: StopPlan

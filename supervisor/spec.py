@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 
+import msgspec
+from msgspec.structs import force_setattr
+
 from shiftboss.control import EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_USAGE
 from shiftboss.errors import ConfigError
+from shiftboss.hiding import repr_without
 
 NAME = "{name}"  # in `argv`
 EXIT_INTERRUPTED = 130  # third Ctrl-C
@@ -25,8 +28,7 @@ class Restart(StrEnum):
     TEMPORARY = "temporary"  # never
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChildSpec:
+class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One child process.
 
     Attributes:
@@ -51,8 +53,8 @@ class ChildSpec:
 
     name: str
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
+    secrets: Mapping[str, str] = msgspec.field(default_factory=dict)
     restart: Restart = Restart.PERMANENT
     shutdown_s: float = 5.0
     start_timeout_s: float = 60.0
@@ -68,11 +70,13 @@ class ChildSpec:
 
     def __post_init__(self) -> None:
         if not self.group:
-            object.__setattr__(self, "group", self.name)
+            force_setattr(self, "group", self.name)
+
+    def __repr__(self) -> str:
+        return repr_without(self, "secrets")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisorSettings:
+class SupervisorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """More than `max_restarts` of one group within `restart_period_s` means give up.
 
     Attributes:
@@ -101,8 +105,7 @@ class SupervisorSettings:
     board_bytes: int = 8192
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blueprint:
+class Blueprint(msgspec.Struct, frozen=True, kw_only=True):
     """What a reload leads to.
 
     Attributes:

@@ -6,9 +6,10 @@ import logging
 import random
 import selectors
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, assert_never
+
+from msgspec.structs import replace
 
 from shiftboss import control
 from shiftboss.clock import Clock, SystemClock

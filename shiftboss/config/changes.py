@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -16,8 +15,7 @@ _AS_STORED: Final = "as stored"  # a queue's value that no source gives
 _ANOTHER_PASSWORD: Final = " (another password)"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One setting with two values.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from shiftboss.config.settings import SETTINGS, Settings
 from shiftboss.config.show import shown
@@ -13,8 +14,7 @@ _LEAST_MEMORY_BYTES: Final = 64 * 1024 * 1024
 _LEAST_AGE_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Holds unless `broken` says otherwise.
 
     Attributes:
@@ -68,8 +68,7 @@ RULES: Final[tuple[Rule, ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Doubt:
+class Doubt(msgspec.Struct, frozen=True):
     """Settings that work, and are probably not what was meant.
 
     Attributes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from shiftboss.config.check import RULES
 from shiftboss.config.credentials import SecretError, places, read_secret
@@ -40,14 +41,13 @@ INTERNAL_VARIABLES: Final = frozenset(
 _MAX_SHOWN_CHARS: Final = 200
 
 
-@dataclass(slots=True)
-class Reading:
+class Reading(msgspec.Struct):
     """What has been read so far. A later source replaces an earlier one; a mistake stays."""
 
-    values: dict[str, Any] = field(default_factory=dict)  # field -> value
-    origins: dict[str, str] = field(default_factory=dict)
-    mistakes: list[str] = field(default_factory=list)
-    wrong: set[str] = field(default_factory=set)
+    values: dict[str, Any] = msgspec.field(default_factory=dict)  # field -> value
+    origins: dict[str, str] = msgspec.field(default_factory=dict)
+    mistakes: list[str] = msgspec.field(default_factory=list)
+    wrong: set[str] = msgspec.field(default_factory=set)
 
     def read_files(self, path: Path) -> tuple[Path, ...]:
         """A TOML file and its drop-ins, each of which may set any of it anew. Returns the drop-ins.

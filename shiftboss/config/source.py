@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
+from shiftboss.hiding import repr_without
+
 SOURCE_VARIABLE: Final = "SHIFTBOSS_SOURCE"  # how a service hands it down to the process that reads again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, kw_only=True):
     """What `load_settings` was asked for; environment variables and files are read anew each time.
 
     Attributes:
@@ -25,7 +25,10 @@ class Source:
 
     environment: str | None = None
     file: Path | None = None
-    overrides: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    overrides: Mapping[str, str] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        return repr_without(self, "overrides")
 
 
 class _Written(msgspec.Struct, forbid_unknown_fields=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from shiftboss.config.settings import Settings
 from shiftboss.config.show import commented_toml
@@ -20,13 +21,12 @@ _PASSWORD_NOTE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(msgspec.Struct, frozen=True):
     """An environment's values, and what to say of some of them."""
 
     purpose: str
     settings: Settings
-    notes: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def toml(self) -> str:
         """The whole file."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from shiftboss.config.units import format_duration, format_size, parse_duration, parse_size
 
@@ -48,8 +49,7 @@ class Reload(StrEnum):
     RESTART = "restart"  # nothing would do; the reload is refused
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """The rules of one setting.
 
     Attributes:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ipaddress
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from shiftboss.config import Settings
 from shiftboss.config.templates import TEMPLATES, Template

@@ -12,11 +12,11 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
 import tomli_w
+from msgspec.structs import replace
 
 from shiftboss import commands
 from shiftboss.actors.layout import SETTINGS_VARIABLE

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from actor_harness import eventually
 from claimer_harness import Scene, info
+from msgspec.structs import replace
 from process_harness import ActorProcess
 
 from shiftboss import control

@@ -130,8 +130,7 @@ def test_a_stop_waits_for_the_hello_of_an_executor_that_is_linked(scene: Scene) 
 
 
 def test_a_claimer_whose_database_folder_has_gone_waits_for_it_and_says_so(tmp_path: Path) -> None:
-    from dataclasses import replace
-
+    from msgspec.structs import replace
     from process_harness import ActorProcess
 
     with Scene(tmp_path) as scene:

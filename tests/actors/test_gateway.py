@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from actor_harness import memory
 from claimer_harness import WORKER, Scene, info
 from fake_peers import TYPE, ended
+from msgspec.structs import replace
 from process_harness import ActorProcess
 from prometheus_client.parser import text_string_to_metric_families
 

@@ -7,11 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from actor_harness import eventually
+from msgspec.structs import replace
 from process_harness import ActorProcess
 from psycopg.conninfo import conninfo_to_dict
 

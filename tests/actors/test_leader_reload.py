@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from actor_harness import eventually
 from claimer_harness import WORKER, Scene, info
+from msgspec.structs import replace
 from process_harness import ActorProcess
 
 from shiftboss import control

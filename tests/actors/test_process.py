@@ -9,11 +9,11 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from actor_harness import PATIENCE_S, eventually, is_running
+from msgspec.structs import replace
 from process_harness import ActorProcess
 
 from shiftboss import control

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from actor_harness import claim_of, table_memory
 from fake_peers import FakeClaimer
+from msgspec.structs import replace
 from process_harness import ActorProcess
 
 from shiftboss import control

@@ -9,10 +9,10 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Final, cast
 
 import pytest
+from msgspec.structs import replace
 
 from shiftboss.actors import lanebook
 from shiftboss.actors.lanebook import LaneBook

@@ -43,6 +43,12 @@ class StillClock:
         return datetime.fromtimestamp(0, UTC)
 
 
+def test_a_spec_does_not_show_its_secrets() -> None:
+    spec = ChildSpec(name="one", argv=("true",), secrets={"SHIFTBOSS_SETTINGS": "s3cret"})
+    assert repr(spec).startswith("ChildSpec(name='one', argv=('true',)") and "s3cret" not in repr(spec)
+    assert spec.group == "one"
+
+
 # ---- the queue
 
 

@@ -24,6 +24,10 @@ HEAVY = {
     "tempfile",
     "secrets",
 }
+# Of the standard library, 1 MiB together in each process: `dataclasses` brings along `inspect`, and that `ast`, `dis` and more.
+# An executor needs them, for the signatures of handlers and for arguments that are dataclasses.
+DESCRIBING = {"inspect", "dataclasses", "ast", "dis"}
+LATER = {"typing_extensions", "difflib"}  # by user code, or for a mistake
 METRICS = {"prometheus_client", "shiftboss.actors.scrape", "shiftboss.actors.metrics"}  # when a gateway is first scraped
 NEVER = {"rich", "typer", "click", "starlette", "uvicorn", "sqlalchemy", "multiprocessing"}
 DRIVERS = {"psycopg", "sqlite3"}
@@ -46,7 +50,8 @@ def loaded(*modules: str) -> set[str]:
 def test_an_actor_on_sqlite_loads_only_what_its_role_uses(actor: str) -> None:
     own = f"shiftboss.actors.{actor}"
     got = loaded(PROCESS, own, *(() if actor == "executor" else (SQLITE,)))
-    assert got & (HEAVY | METRICS | NEVER | {"psycopg"}) == set()
+    describing = set() if actor == "executor" else DESCRIBING
+    assert got & (HEAVY | METRICS | NEVER | LATER | describing | {"psycopg"}) == set()
     assert {f"shiftboss.actors.{other}" for other in ACTORS} & got == {own}
     assert (actor == "executor") != ("sqlite3" in got), "an executor knows no database"
 
@@ -83,7 +88,7 @@ def test_an_actor_on_postgresql_loads_no_other_driver_and_no_framework(actor: st
 
 def test_the_supervisor_loads_neither_actors_nor_drivers() -> None:
     got = loaded("shiftboss.service")
-    assert got & (HEAVY | NEVER | METRICS | DRIVERS | {"pykka"}) == set()
+    assert got & (HEAVY | NEVER | LATER | DESCRIBING | METRICS | DRIVERS | {"pykka"}) == set()
 
 
 def test_an_application_that_enqueues_without_asyncio_does_not_get_it() -> None:
