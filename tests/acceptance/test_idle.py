@@ -20,9 +20,9 @@ SETTLE_S = 5.0  # until the claimer has slowed down to `claim_interval`
 WATCH_S = 15.0
 MOST_STATEMENTS_PER_S = 2.0  # 1.5 to 1.7 measured
 MOST_CPU_SHARE = 0.01  # of a core; 0.001 to 0.004 measured
-# Private to its processes: what they share with others says more about those. Measured: 87 and 119; 3 more where an interpreter
+# Private to its processes: what they share with others says more about those. Measured: 75 and 111; 3 more where an interpreter
 # has to compile first. It was 107 and 135 when every role loaded what any needs.
-MOST_MIB = {"sqlite": 97, "postgres": 128}
+MOST_MIB = {"sqlite": 83, "postgres": 119}
 _STATEMENT = re.compile(r"^<shiftboss ([\w-]+)> .*?(?:statement|execute [^:]*): (.+)", re.MULTILINE)
 
 
