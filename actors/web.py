@@ -29,7 +29,7 @@ def serve(listener: socket.socket, answers: Answers) -> None:
     """Answer whoever connects, until the process ends.
 
     The server is loaded when the first connection is there, which waits in the kernel for that moment: with all that it
-    brings along it is a third of a gateway that nobody asks.
+    brings along it would make a gateway that nobody asks larger by a third.
     """
     poller = select.poll()  # not select(2), which knows descriptors below 1024 only
     poller.register(listener, select.POLLIN)

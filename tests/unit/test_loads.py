@@ -26,7 +26,7 @@ HEAVY = {
 }
 # Of the standard library, 1 MiB together in each process: `dataclasses` brings along `inspect`, and that `ast`, `dis` and more.
 # An executor needs them, for the signatures of handlers and for arguments that are dataclasses.
-DESCRIBING = {"inspect", "dataclasses", "ast", "dis"}
+DESCRIBING = {"inspect", "dataclasses"}
 LATER = {"typing_extensions", "difflib"}  # by user code, or for a mistake
 METRICS = {"prometheus_client", "shiftboss.actors.scrape", "shiftboss.actors.metrics"}  # when a gateway is first scraped
 NEVER = {"rich", "typer", "click", "starlette", "uvicorn", "sqlalchemy", "multiprocessing"}
