@@ -13,6 +13,7 @@ import pykka
 from shiftboss.actors.board import Board
 from shiftboss.actors.messages import Wake
 from shiftboss.actors.outage import Outage
+from shiftboss.actors.process import Actor
 from shiftboss.errors import StoreUnavailable
 from shiftboss.store.base import Listener
 
@@ -20,10 +21,8 @@ log = logging.getLogger("shiftboss.doorbell")
 WAIT_S = 30.0
 
 
-class Doorbell(pykka.ThreadingActor):
+class Doorbell(Actor):
     """Listens again and again, with a new connection when the old one is lost. Told only once, by itself."""
-
-    use_daemon_thread = True
 
     def __init__(self, listener: Callable[[str], Listener], claimer: pykka.ActorRef[Any], board: Board) -> None:
         super().__init__()

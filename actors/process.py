@@ -12,6 +12,7 @@ import faulthandler
 import importlib
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -137,10 +138,18 @@ class Process:
         os._exit(code)
 
 
-class ProcessActor(pykka.ThreadingActor):
-    """The main actor of a process. Subclasses implement `receive`; an exception there ends the process (let it crash)."""
+class Actor(pykka.ThreadingActor):
+    """One that ends with its process. Its inbox is the queue in C, since somebody's task waits for each of a few messages."""
 
     use_daemon_thread = True
+
+    @staticmethod
+    def _create_actor_inbox() -> queue.SimpleQueue[Any]:  # pykka's way to choose one
+        return queue.SimpleQueue()
+
+
+class ProcessActor(Actor):
+    """The main actor of a process. Subclasses implement `receive`; an exception there ends the process (let it crash)."""
 
     def __init__(self, process: Process) -> None:
         super().__init__()

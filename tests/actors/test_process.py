@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 from process_harness import ActorProcess
 
 from shiftboss import control
+from shiftboss.actors.process import Actor
 from shiftboss.config import Settings, settings_to_json
 
 HERE = Path(__file__).parent
@@ -181,3 +183,14 @@ def test_a_child_whose_parent_was_gone_before_it_looked_ends_at_once(settings: S
     with ActorProcess("gateway", settings, env={control.PARENT_PID_VARIABLE: "1"}) as process:
         assert process.wait_exit() == 0
         assert not process.said.of(control.Ready)
+
+
+def test_an_actor_has_the_inbox_that_we_chose() -> None:
+    """By a name that is pykka's own to change, which nothing else would notice."""
+
+    class Silent(Actor):
+        pass
+
+    ref = Silent.start()
+    assert isinstance(ref.actor_inbox, queue.SimpleQueue)
+    ref.stop()

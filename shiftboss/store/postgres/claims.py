@@ -130,9 +130,13 @@ def _values(query: str, params: Params) -> list[bytes | None] | None:
 
 
 def _claims(result: pq.abc.PGresult, connection: BoundedConnection) -> list[Claim]:
-    transformer = Transformer(claim_cursor(connection))
+    if connection.claim_transformer is None:  # knows how each column is read once it has read one
+        connection.claim_transformer = Transformer(claim_cursor(connection))
+    transformer = connection.claim_transformer
     transformer.set_pgresult(result)
-    return rows.claims(transformer.load_rows(0, result.ntuples, tuple))
+    found = transformer.load_rows(0, result.ntuples, tuple)
+    transformer.set_pgresult(None)  # it may be large
+    return rows.claims(found)
 
 
 def claim_cursor(connection: BoundedConnection) -> psycopg.Cursor[Row]:

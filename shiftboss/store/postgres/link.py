@@ -59,6 +59,7 @@ class BoundedConnection(psycopg.Connection[Row]):
         self.uses: dict[str, int] = {}  # query -> how often it went the ordinary way; see prepared.py
         self.prepared: set[str] = set()
         self.claim_cursor: psycopg.Cursor[Row] | None = None  # knows how claims are read; see claims.py
+        self.claim_transformer: pg_abc.Transformer | None = None
 
     def wait(self, gen: pg_abc.PQGen[RV], *args: Any, **kwargs: Any) -> RV:
         try:
