@@ -234,8 +234,8 @@ MUTANTS: Final = (
         ),
         (
             POSTGRES + "queries.sql",
-            "  WHERE NOT EXISTS (\n    SELECT 1 FROM task_history h WHERE h.id = given.id",
-            "  WHERE NOT EXISTS (\n    SELECT 1 FROM task_history h WHERE false",
+            "NOT (EXISTS (\n    SELECT 1 FROM task_history h WHERE h.id = given.id",
+            "NOT (EXISTS (\n    SELECT 1 FROM task_history h WHERE false",
         ),
     ),
     Mutant(
@@ -261,7 +261,7 @@ MUTANTS: Final = (
         "an enqueue that is sent again finds no trace",
         FORGETTING,
         (SQLITE + "queries.sql", "      AND instr(c.leases, json_extract(value, '$[0]'))\n", "      AND false\n"),
-        (POSTGRES + "queries.sql", "given.id = ANY (c.ids) OFFSET 0)\n  ON CONFLICT", "false)\n  ON CONFLICT"),
+        (POSTGRES + "queries.sql", "given.id = ANY (c.ids) OFFSET 0))\n  ON CONFLICT", "false))\n  ON CONFLICT"),
     ),
     *_pair(
         "the claim keeps the fence",
