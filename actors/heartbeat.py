@@ -37,6 +37,7 @@ class Heartbeat(ProcessActor):
         self._timer = Timer(lambda name: self.actor_ref.tell(Tick(name)))
         self._outage = Outage(log, process.board, "beat_away_s")
         self._trust: TrustWindow | None = None
+        self._missed: tuple[float, bool] | None = None  # when that was said last, and whether the worker was trusted then
         self._new_id = self._new_worker_id()
         self._give_up_s = 0.0
 
@@ -189,10 +190,17 @@ class Heartbeat(ProcessActor):
                 emit(log, logging.ERROR, Event.WORKER_FENCED, "declared dead: registering anew", worker_id=board.worker_id)
                 self._register(self._new_worker_id(), exclusive=False)
             self._outage.over()
+            self._missed = None
             return self._interval_s()
         except StoreUnavailable as error:
-            emit(log, logging.WARNING, Event.HEARTBEAT_MISSED, error=redact(str(error)), trusted=self._trusted())
+            self._say_missed(error, time.monotonic(), self._trusted())
             return min(self._outage.wait_s(error), self._interval_s())
+
+    def _say_missed(self, error: StoreUnavailable, now_s: float, trusted: bool) -> None:
+        """Once for each heartbeat that there should have been, however often it is tried, and when trust ends."""
+        if self._missed is None or now_s - self._missed[0] >= self._interval_s() or trusted != self._missed[1]:
+            self._missed = now_s, trusted
+            emit(log, logging.WARNING, Event.HEARTBEAT_MISSED, error=redact(str(error)), trusted=trusted)
 
     def _set_queues_again(self) -> None:
         try:

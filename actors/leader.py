@@ -72,9 +72,15 @@ class Leader(ProcessActor):
         self._timer.sooner("prune", self.settings.cleanup_interval_s)
 
     def _tick(self, name: str) -> None:
-        duties = {"lead": self._lead, "recover": self._recover, "prune": self._prune}
         try:
-            self._timer.sooner(name, duties[name]())
+            if name == "lead":
+                next_in_s = self._lead()
+            elif (lease := self._leading()) is None:  # asks nothing, and so learns nothing of the database
+                self._timer.sooner(name, LONGEST_WAIT_S if name == "recover" else self.settings.cleanup_interval_s)
+                return
+            else:
+                next_in_s = self._recover(lease) if name == "recover" else self._prune(lease)
+            self._timer.sooner(name, next_in_s)
             self._outage.over()
         except StoreUnavailable as error:
             # Whatever was under way has an unknown end: not leader until that is confirmed.
@@ -112,12 +118,9 @@ class Leader(ProcessActor):
     def _leading(self) -> LeaderLease | None:
         return self._lease if self._lease is not None and self._trust.trusted(time.monotonic()) else None
 
-    # ---- duties, each returns when it is due again, in seconds
+    # ---- duties of who leads, each returns when it is due again, in seconds
 
-    def _recover(self) -> float:
-        lease = self._leading()
-        if lease is None:
-            return LONGEST_WAIT_S  # an election brings it forward
+    def _recover(self, lease: LeaderLease) -> float:
         began_s = time.monotonic()
         recovered = self._store.recover(lease, RECOVER_LIMIT)
         self._tell(recovered)
@@ -142,23 +145,19 @@ class Leader(ProcessActor):
                 dead_letter=recovered.dead_letter,
             )
 
-    def _prune(self) -> float:
-        lease = self._leading()
-        if lease is not None:
-            settings = self.settings
-            retention = Retention(
-                # Of those that keep a history, or did until now: an end may be sent again for as long as a trace is kept.
-                completed_s=settings.completed_retention_s if settings.keeps_completed else TRACE_S,
-                cancelled_s=settings.cancelled_retention_s,
-                dead_letter_s=settings.dead_letter_retention_s,
-                result_s=settings.result_retention_s,
-            )
-            pruned = self._store.prune(lease, retention, PRUNE_LIMIT)
-            if pruned:
-                emit(log, logging.INFO, Event.TASKS_PRUNED, count=pruned)
-            if pruned >= PRUNE_LIMIT:
-                return 0.1
-        return self.settings.cleanup_interval_s
+    def _prune(self, lease: LeaderLease) -> float:
+        settings = self.settings
+        retention = Retention(
+            # Of those that keep a history, or did until now: an end may be sent again for as long as a trace is kept.
+            completed_s=settings.completed_retention_s if settings.keeps_completed else TRACE_S,
+            cancelled_s=settings.cancelled_retention_s,
+            dead_letter_s=settings.dead_letter_retention_s,
+            result_s=settings.result_retention_s,
+        )
+        pruned = self._store.prune(lease, retention, PRUNE_LIMIT)
+        if pruned:
+            emit(log, logging.INFO, Event.TASKS_PRUNED, count=pruned)
+        return 0.1 if pruned >= PRUNE_LIMIT else settings.cleanup_interval_s
 
     def leave(self) -> None:
         """Resign, so that another worker, or our successor, leads at once and not when our term has run out."""

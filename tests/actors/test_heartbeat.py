@@ -8,15 +8,20 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from actor_harness import eventually
+from actor_harness import eventually, memory
 from msgspec.structs import replace
 from process_harness import ActorProcess
 from psycopg.conninfo import conninfo_to_dict
 
 from shiftboss import control
+from shiftboss.actors.board import Board
+from shiftboss.actors.heartbeat import Heartbeat
 from shiftboss.config import QueueSettings, Settings, settings_to_json
+from shiftboss.errors import StoreUnavailable
 from shiftboss.model import WorkerView
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
@@ -103,6 +108,19 @@ def test_one_that_leaves_keeps_the_row_for_its_successor(settings: Settings) -> 
             successor.wait_ready()
             assert first.row().id == successor.board.worker_id == worker_id
         first.store.close()
+
+
+def test_a_missed_heartbeat_is_said_once_an_interval_and_when_trust_ends(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again every second or two: an outage of an hour would be thousands of lines."""
+    process: Any = SimpleNamespace(name="heartbeat", parent_pid=1, settings=replace(settings, heartbeat_interval_s=10.0))
+    process.board = Board(memory(4096))
+    heartbeat, away = Heartbeat(process), StoreUnavailable("the database is away")
+    for at_s, trusted in ((0.0, True), (1.5, True), (9.0, True), (10.0, True), (12.0, True), (13.0, False), (14.0, False)):
+        heartbeat._say_missed(away, at_s, trusted)
+    said = [record.__dict__["fields"]["trusted"] for record in caplog.records if record.message == "heartbeat.missed"]
+    assert said == [True, True, False]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A leader that looks for the dead in vain: how soon it looks again."""
+"""A leader that looks for the dead in vain: how soon it looks again; and one that cannot reach the database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from actor_harness import memory
 from shiftboss.actors.board import Board
 from shiftboss.actors.leader import LONGEST_WAIT_S, RECOVER_LIMIT, Leader
 from shiftboss.config import Settings
-from shiftboss.store.base import Recovered
+from shiftboss.errors import StoreUnavailable
+from shiftboss.lease import LeaderLease
+from shiftboss.store.base import Election, Recovered
 
 
 class Store:
@@ -26,28 +28,45 @@ class Store:
         return Recovered(next_in_s=0.5, **self.found)
 
 
-def leader_of(store: Any, monkeypatch: pytest.MonkeyPatch) -> Leader:
+LEASE = LeaderLease("w1", 1)
+
+
+def leader_of(store: Any) -> Leader:
     process: Any = SimpleNamespace(name="leader", settings=Settings(), board=Board(memory(4096)))
     leader = Leader(process)
     leader._store = store
-    monkeypatch.setattr(leader, "_leading", lambda: object())
     return leader
 
 
-def test_a_look_that_is_dear_each_time_is_taken_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_that_is_dear_each_time_is_taken_more_seldom() -> None:
     """It walks over every entry that a snapshot somewhere keeps in the index, and a core with it."""
-    leader = leader_of(Store(0.0, 0.8, 0.0, 0.8, 0.8), monkeypatch)
-    waits_s = [leader._recover() for _ in range(5)]
+    leader = leader_of(Store(0.0, 0.8, 0.0, 0.8, 0.8))
+    waits_s = [leader._recover(LEASE) for _ in range(5)]
     assert max(waits_s[:4]) < 1.0, "once is no habit"
     assert waits_s[4] > LONGEST_WAIT_S
 
 
-def test_the_tasks_of_the_dead_are_recovered_one_batch_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    leader = leader_of(Store(0.1, 0.1, 0.1, pending=RECOVER_LIMIT), monkeypatch)
-    assert [leader._recover() for _ in range(3)] == [0.0, 0.0, 0.0]
+def test_the_tasks_of_the_dead_are_recovered_one_batch_after_the_other() -> None:
+    leader = leader_of(Store(0.1, 0.1, 0.1, pending=RECOVER_LIMIT))
+    assert [leader._recover(LEASE) for _ in range(3)] == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("found", [{"workers": ["w1"]}, {"pending": 3}, {"dead_letter": 1}])
-def test_whoever_finds_something_looks_again_as_soon_as_ever(monkeypatch: pytest.MonkeyPatch, found: dict[str, Any]) -> None:
-    leader = leader_of(Store(0.3, 0.3, 0.3, **found), monkeypatch)
-    assert max(leader._recover() for _ in range(3)) < 1.0
+def test_whoever_finds_something_looks_again_as_soon_as_ever(found: dict[str, Any]) -> None:
+    leader = leader_of(Store(0.3, 0.3, 0.3, **found))
+    assert max(leader._recover(LEASE) for _ in range(3)) < 1.0
+
+
+class Away:
+    """A store whose database does not answer."""
+
+    def elect(self, _worker_id: str, _term_s: float) -> Election:
+        raise StoreUnavailable("the database is away")
+
+
+@pytest.mark.parametrize("duty", ["recover", "prune"])
+def test_a_duty_of_who_leads_does_not_say_for_another_that_the_database_is_back(duty: str) -> None:
+    leader = leader_of(Away())
+    leader._tick("lead")
+    leader._tick(duty)
+    assert leader._outage.lasting
