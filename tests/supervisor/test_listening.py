@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -59,12 +60,14 @@ def test_several_sockets_without_the_right_name_are_refused(listener: socket.soc
 
 
 def test_two_sockets_of_one_name_are_refused(listener: socket.socket) -> None:
-    copy = os.dup2(listener.fileno(), listener.fileno() + 1)
+    first = fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, 500)  # where no other thread opens anything
+    second = fcntl.fcntl(listener.fileno(), fcntl.F_DUPFD_CLOEXEC, first + 1)
     try:
         with pytest.raises(ConfigError, match="give each its own FileDescriptorName="):
-            take_listeners(passed(2, "http:http"), listener.fileno())
+            take_listeners(passed(second - first + 1, "http:http"), first)
     finally:
-        os.close(copy)
+        os.close(first)
+        os.close(second)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["datagrams", "not-listening"])
