@@ -90,6 +90,13 @@ def proxied(port: int) -> Iterator[Proxy]:
 @contextmanager
 def watched_plans(store: PostgresStore) -> Iterator[list[dict[str, Any]]]:
     """The plans of all that the store executes, as the server chose and measured them: `auto_explain`'s JSON."""
+    with store._link.connected() as connection, plans_of(connection) as plans:
+        yield plans
+
+
+@contextmanager
+def plans_of(connection: psycopg.Connection[Any]) -> Iterator[list[dict[str, Any]]]:
+    """`watched_plans`, of one connection."""
     plans: list[dict[str, Any]] = []
 
     def note(diagnostic: psycopg.errors.Diagnostic) -> None:
@@ -97,15 +104,14 @@ def watched_plans(store: PostgresStore) -> Iterator[list[dict[str, Any]]]:
         if "plan:" in text:
             plans.append(json.loads(text.partition("plan:")[2]))
 
-    with store._link.connected() as connection:
-        connection.execute("LOAD 'auto_explain'")
-        for name, value in _AUTO_EXPLAIN.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
-        connection.add_notice_handler(note)
-        try:
-            yield plans
-        finally:
-            connection.remove_notice_handler(note)
+    connection.execute("LOAD 'auto_explain'")
+    for name, value in _AUTO_EXPLAIN.items():
+        connection.execute("SELECT set_config(%s, %s, false)", (name, value))
+    connection.add_notice_handler(note)
+    try:
+        yield plans
+    finally:
+        connection.remove_notice_handler(note)
 
 
 _AUTO_EXPLAIN = {

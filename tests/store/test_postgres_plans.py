@@ -13,11 +13,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from pg_harness import nodes, pages, watched_plans
+from pg_harness import nodes, pages, plans_of, watched_plans
 from store_harness import ended, finish, info, lead, new, take, worker
 
 from shiftboss.model import Claim, Lease, Outcome, Progress, new_task_id
 from shiftboss.store.base import ClaimAsk, Exchange, LaneAsk, TaskFilter
+from shiftboss.store.postgres.enqueue import enqueue_in, psycopg_sql
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.pg_cluster import PgCluster
 
@@ -38,6 +39,11 @@ INSERT INTO task_history (id, type, queue, status, priority, args, attempts, fen
 SELECT gen_random_uuid(), 'mail:send', 'default', 'completed', 0, '{}', 1, 1, now(), now(),
   now() + (n %% 3) * interval '1 day', now()
 FROM generate_series(1, %s) n
+"""
+_FINISHED = """
+INSERT INTO task_history (id, type, queue, status, priority, args, attempts, fence, enqueued_at, run_at, finished_at, updated_at)
+SELECT gen_random_uuid(), 'mail:send', 'default', 'completed', 0, '{}', 1, 1, now(), now(), CAST(%(at)s AS timestamptz), now()
+FROM generate_series(1, %(rows)s) n
 """
 _TRACES = """
 INSERT INTO task_traces (first_id, last_id, ended_at, ids, fences)
@@ -210,6 +216,35 @@ def test_an_enqueue_reads_nothing_of_a_day_that_has_filled_since_its_plan_was_ma
     assert len(looked) == 2 * ROUNDS, "when it is stored, and before it is committed"
     assert all(pages(plan) < 120 * BATCH for plan in looked)
     store.close()
+
+
+def test_an_enqueue_on_a_callers_connection_reads_nothing_of_the_next_day(pg_database: str) -> None:
+    """Its plans are not ours to fix, and they are made while the next day is empty and known to be."""
+    store = open_postgres(pg_database)
+    store.migrate()
+    store.close()
+    with psycopg.connect(pg_database, autocommit=True, prepare_threshold=0) as connection:
+
+        def execute(sql: str, params: dict[str, Any]) -> list[Any]:
+            cursor = connection.execute(psycopg_sql(sql), params)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+
+        def enqueue() -> None:
+            for _ in range(ROUNDS):
+                enqueue_in(execute, [new(delay_s=86_400.0) for _ in range(BATCH)], in_transaction=False)
+
+        for (table,) in [("tasks",), *connection.execute(_DAYS).fetchall()]:
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        connection.execute("SET plan_cache_mode = force_generic_plan")  # as it is after a few
+        connection.execute(_FINISHED, {"rows": 3_000, "at": "now()"})
+        connection.execute("ANALYZE")
+        enqueue()
+        connection.execute(_FINISHED, {"rows": ROWS, "at": "tomorrow"})
+        with plans_of(connection) as plans:
+            enqueue()
+    looked = [plan for plan in plans if "task_history h" in plan["Query Text"]]
+    assert len(looked) == 2 * ROUNDS
+    assert max(map(pages, looked)) < 30 * BATCH
 
 
 def test_an_enqueue_opens_the_history_of_few_days(crowded: PostgresStore) -> None:

@@ -106,7 +106,7 @@ FROM STDIN (FORMAT binary);
 
 -- name: some_ended
 -- Whether a task can have ended whose id is between these. Ids are in the order of their time. The first one in that order is asked
--- for, so that no plan reads a whole day in the hope of meeting any.
+-- for: by an index, also where a plan was made while the next day was empty and is run when that has filled.
 (SELECT h.id FROM task_history h WHERE h.id BETWEEN CAST(:first AS uuid) AND CAST(:last AS uuid)
    AND h.finished_at >= to_timestamp(CAST(:since AS double precision))
    AND h.finished_at < coalesce(CAST(:now AS timestamptz), statement_timestamp()) + interval '1 day'
