@@ -102,8 +102,9 @@ class ActorProcess:
             )
         for fd in secrets.values():
             os.close(fd)
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._listen, self._read_log)]
-        for thread in self._threads:
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._log_reader = threading.Thread(target=self._read_log, daemon=True)
+        for thread in (self._listener, self._log_reader):
             thread.start()
 
     def __enter__(self) -> Self:
@@ -112,7 +113,7 @@ class ActorProcess:
     def __exit__(self, *_error: object) -> None:
         self.process.kill()
         self.process.wait()
-        for thread in self._threads:
+        for thread in (self._listener, self._log_reader):
             thread.join(PATIENCE_S)
         self.control.close()
         assert self.process.stdout is not None
@@ -167,10 +168,14 @@ class ActorProcess:
         return line
 
     def wait_exit(self, timeout_s: float = PATIENCE_S) -> int:
+        """Its exit code, once everything that it said and wrote before has been heard."""
         try:
-            return self.process.wait(timeout_s)
+            code = self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {timeout_s} s\n{self.transcript()}") from None
+        for thread in (self._listener, self._log_reader):
+            thread.join(timeout_s)
+        return code
 
     def transcript(self) -> str:
         return "\n".join([*map(str, self.log.things), *self.raw.things])
