@@ -32,6 +32,7 @@ RULES: Final = "tests/model/test_rules.py"
 CLAIM: Final = "tests/store/test_postgres_claim.py"
 WAYS: Final = "tests/store/test_postgres_ways.py"
 LEADER: Final = "tests/store/test_store_leader.py"
+VERDICTS: Final = "tests/store/test_store_verdicts.py"
 FORGETTING: Final = "tests/store/test_store_without_history.py"
 HISTORIES: Final = "tests/model/test_histories.py"
 
@@ -65,8 +66,8 @@ def _pure(name: str, change: Change, only: str) -> Mutant:
 
 
 _HELD_SQLITE = "CROSS JOIN tasks AS t ON t.id = i.value\nWHERE t.status IN ('claimed', 'running');"
-_FENCE_SQLITE = "t.fence = json_extract(r.value, '$[1]') AND "
-_COMPLETED_SQLITE = f"WHERE {_FENCE_SQLITE}t.status IN ('claimed', 'running')\nRETURNING id, type;"
+_FENCE_SQLITE = "for place in _places_decoder.decode(text) if self._ended[place].fence == fence]"
+_LEASED_SQLITE = "WHERE t.status IN ('claimed', 'running')\nGROUP BY t.type, t.fence;"
 _ENDED_POSTGRES = (
     "  FROM given JOIN tasks t ON t.id BETWEEN given.id AND given.id\n"
     "  WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')\n"
@@ -84,9 +85,9 @@ MUTANTS: Final = (
         "an end does not look at the fence",
         RULES,
         (
-            SQLITE + "queries.sql",
-            _COMPLETED_SQLITE,
-            _COMPLETED_SQLITE.replace(_FENCE_SQLITE, ""),
+            SQLITE + "successes.py",
+            _FENCE_SQLITE,
+            _FENCE_SQLITE.replace(" if self._ended[place].fence == fence", ""),
         ),
         (POSTGRES + "queries.sql", _COMPLETED_POSTGRES, _COMPLETED_POSTGRES.replace(" AND t.fence = given.fence", "")),
     ),
@@ -100,7 +101,7 @@ MUTANTS: Final = (
         "a success does not look at the status",
         "sqlite",
         RULES,
-        ((SQLITE + "queries.sql", _COMPLETED_SQLITE, _COMPLETED_SQLITE.replace(" AND t.status IN ('claimed', 'running')", "")),),
+        ((SQLITE + "queries.sql", _LEASED_SQLITE, "GROUP BY t.type, t.fence;"),),
     ),
     *_pair(
         "an end does not look at the status",
@@ -245,11 +246,17 @@ MUTANTS: Final = (
         ((POSTGRES + "enqueue.py", "if not {row[0] for row in ended}.isdisjoint(stored):", "if not ids:"),),
         "just_being_committed",
     ),
-    *_pair(
+    Mutant(  # on SQLite what may end is decided in one place, with and without a history
         "an end without a history does not look at the fence",
+        "postgres",
         RULES,
-        (SQLITE + "queries.sql", " AND fence = :fence AND status", " AND status"),
-        (POSTGRES + "queries.sql", _FORGOTTEN_POSTGRES, _FORGOTTEN_POSTGRES.replace(" AND t.fence = given.fence", "")),
+        ((POSTGRES + "queries.sql", _FORGOTTEN_POSTGRES, _FORGOTTEN_POSTGRES.replace(" AND t.fence = given.fence", "")),),
+    ),
+    Mutant(
+        "what some of a batch may do all of it does",
+        "sqlite",
+        VERDICTS,
+        ((SQLITE + "successes.py", "if count == len(self._ended):", "if count:"),),
     ),
     *_pair(
         "an end that is sent again finds no trace",
@@ -344,8 +351,8 @@ MUTANTS: Final = (
         RULES,
         (
             SQLITE + "exchange.py",
-            "            return _apply_singly(connection, request, now)",
-            "            return _apply_singly(connection, msgspec.structs.replace(request, ended=request.ended[:1]), now)",
+            "= _apply_singly(connection, request, now)",
+            "= _apply_singly(connection, msgspec.structs.replace(request, ended=request.ended[:1]), now)",
         ),
         (
             POSTGRES + "exchange.py",

@@ -447,7 +447,9 @@ def test_lanes_hop_over_the_index(filled: SqliteStore) -> None:
         ("delete_history", {"ids": "[]"}),
         ("delete_attempts", {"ids": "[]"}),
         ("delete_attempts_of_gone", {"ids": "[]"}),
-        ("forget_completed", {"ids": "[]", "fence": 1}),
+        ("leased_places", {"ids": "[]"}),
+        ("complete", {"rows": "[]", "now": "3", "default_max_attempts": 1}),
+        ("delete_ended", {"ids": "[]"}),
         ("stored_before", {"leases": "[]"}),
     ],
 )

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from store_harness import World, ask, by_id, ended, finish, finish_one, lead, lease, put, raw_json, status, take, take_one, view
+from store_harness import (
+    World,
+    ask,
+    by_id,
+    ended,
+    finish,
+    finish_one,
+    info,
+    lead,
+    lease,
+    put,
+    raw_json,
+    status,
+    take,
+    take_one,
+    view,
+)
 
 from shiftboss.model import (
     MAX_REFUNDS,
@@ -135,6 +151,26 @@ def test_one_batch_gets_one_verdict_for_each_of_its_ends(store: Store) -> None:
         (FENCED, None),
         (APPLIED, TaskState.COMPLETED),
     ]
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["history", "no history"])
+def test_of_a_batch_of_successes_only_those_are_stored_that_hold_their_task(store: Store, keep: bool) -> None:
+    """The others are another's now, wait again, or were never there; of each type one is stored."""
+    ids = [put(store, type_) for type_ in ("a", "b", "a", "b", "a")]
+    types = [info("a"), info("b")]
+    ours, elses, back, theirs, too = take(store, types=types)
+    store.exchange(Exchange(worker_id="w1", releases=[lease(elses), lease(back), lease(theirs)]))
+    again = take(store, 1, worker_id="w2", types=types)
+    assert [claim.task_id for claim in again] == [elses.task_id]
+    unknown = Lease(new_task_id(), 1)
+    batch = [ended(one, result=raw_json(n)) for n, one in enumerate((ours, elses, back, theirs, unknown, too))]
+    answer = store.exchange(Exchange(worker_id="w1", ended=batch, keep_completed=keep))
+    assert answer.verdicts == [APPLIED, FENCED, FENCED, FENCED, FENCED, APPLIED]
+    assert [status(store, ids[place]) for place in (1, 2, 3)] == [TaskState.RUNNING, TaskState.PENDING, TaskState.PENDING]
+    found = [store.get(ids[place]) for place in (0, 4)]
+    assert [None if one is None else one.result for one in found] == ([raw_json(0), raw_json(5)] if keep else [None, None])
+    assert store.counts().enqueued == {"a": 3, "b": 2}
+    assert finish(store, *map(ended, again), worker_id="w2") == [(APPLIED, TaskState.COMPLETED)]
 
 
 def test_two_connections_ending_the_same_lease_store_it_once(store: Store, other_store: Store) -> None:

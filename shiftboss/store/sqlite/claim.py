@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from operator import itemgetter
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -18,26 +18,31 @@ from shiftboss.store.sqlite.times import to_text, to_unix, unix_to_text
 
 # A pending row, in the order of the query `claimable`; not a named tuple, which takes as long to make as the claim itself.
 Candidate: TypeAlias = tuple[Any, ...]
-_ID: Final = 0
-_DUE_AT: Final = 9
+_ID, _TYPE, _ATTEMPTS, _MAX_ATTEMPTS, _TIMEOUT_S, _DUE_AT = 0, 1, 4, 5, 7, 9
 
 _tags_decoder: Final = msgspec.json.Decoder(tuple[str, ...])
 
 
-def claim(connection: sqlite3.Connection, ask: ClaimAsk, worker_id: str, now: datetime) -> list[Claim]:
-    """Take up to `ask.limit` due tasks; the first `ask.running` of them are running, the others claimed."""
+class Taken(NamedTuple):
+    """A row as it was before it was taken, and what it was taken with."""
+
+    row: Candidate
+    running: bool
+    max_attempts: int
+    timeout_s: float | None
+
+
+def take(connection: sqlite3.Connection, ask: ClaimAsk, worker_id: str, now: datetime) -> list[Taken]:
+    """Take up to `ask.limit` due tasks; the first `ask.running` of them are running, the others claimed.
+
+    What they are for the claimer, `claims_of` tells: everybody who writes waits for the lock, and that can be done without it.
+    """
     moment = to_text(now)
-    candidates = _choose(connection, ask, moment)
     types = {info.type: info for info in ask.types}
-    claims = [_claim(row, types[row[1]], index < ask.running) for index, row in enumerate(candidates)]
-    _take(connection, claims, worker_id, moment)
-    return claims
-
-
-def _take(connection: sqlite3.Connection, claims: Sequence[Claim], worker_id: str, moment: str) -> None:
+    taken = [_terms(row, types[row[_TYPE]], place < ask.running) for place, row in enumerate(_choose(connection, ask, moment))]
     alike: defaultdict[tuple[bool, int, float | None], list[str]] = defaultdict(list)
-    for it in claims:
-        alike[it.running, it.max_attempts, it.timeout_s].append(it.task_id)
+    for one in taken:
+        alike[one.running, one.max_attempts, one.timeout_s].append(one.row[_ID])
     for (running, max_attempts, timeout_s), ids in alike.items():
         connection.execute(
             SQL["claim"],
@@ -52,6 +57,18 @@ def _take(connection: sqlite3.Connection, claims: Sequence[Claim], worker_id: st
                 "ids": msgspec.json.encode(ids).decode(),
             },
         )
+    return taken
+
+
+def _terms(row: Candidate, info: TypeInfo, running: bool) -> Taken:
+    max_attempts, timeout_s = row[_MAX_ATTEMPTS], row[_TIMEOUT_S]
+    return Taken(
+        row,
+        running,
+        # An operator may set a dead letter to pending and forget its attempts: he means it to run, so it gets one more.
+        max(info.max_attempts if max_attempts is None else max_attempts, row[_ATTEMPTS] + 1),
+        info.timeout_s if timeout_s is None else timeout_s,
+    )
 
 
 def _choose(connection: sqlite3.Connection, ask: ClaimAsk, moment: str) -> list[Candidate]:
@@ -83,26 +100,41 @@ def _look(connection: sqlite3.Connection, ask: ClaimAsk, lane: LaneAsk, limit: i
     return rows.fetchall()
 
 
-def _claim(row: Candidate, info: TypeInfo, running: bool) -> Claim:
-    (id_, type_, queue, priority, attempts, max_attempts, fence, timeout_s, enqueued_at, due_at, tags_text, meta, args) = row
-    attempt = attempts + 1
-    return Claim(
-        task_id=id_,
-        fence=fence + 1,
-        attempt=attempt,
-        type=type_,
-        queue=queue,
-        priority=priority,
-        args=msgspec.Raw(args.encode()),
-        # An operator may set a dead letter to pending and forget its attempts: he means it to run, so it gets one more.
-        max_attempts=max(info.max_attempts if max_attempts is None else max_attempts, attempt),
-        timeout_s=info.timeout_s if timeout_s is None else timeout_s,
-        running=running,
-        enqueued_at=to_unix(enqueued_at),
-        due_at=to_unix(due_at),
-        tags=tags(tags_text),
-        meta=NULL if meta is None else msgspec.Raw(meta.encode()),
-    )
+def claims_of(taken: Sequence[Taken]) -> list[Claim]:
+    """What the claimer is told of the rows that were taken, in their order."""
+    return [
+        Claim(
+            task_id=id_,
+            fence=fence + 1,
+            attempt=attempts + 1,
+            type=type_,
+            queue=queue,
+            priority=priority,
+            args=msgspec.Raw(args.encode()),
+            max_attempts=max_attempts,
+            timeout_s=timeout_s,
+            running=running,
+            enqueued_at=to_unix(enqueued_at),
+            due_at=to_unix(due_at),
+            tags=tags(tags_text),
+            meta=NULL if meta is None else msgspec.Raw(meta.encode()),
+        )
+        for (
+            id_,
+            type_,
+            queue,
+            priority,
+            attempts,
+            _,
+            fence,
+            _,
+            enqueued_at,
+            due_at,
+            tags_text,
+            meta,
+            args,
+        ), running, max_attempts, timeout_s in taken
+    ]
 
 
 def tags(text: str | None) -> tuple[str, ...]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -15,12 +14,13 @@ from shiftboss.model import NULL, Ended, Lease, Outcome, Progress, TaskState, Ve
 from shiftboss.store.base import Exchange, Exchanged
 from shiftboss.store.counting import Applied, Tally
 from shiftboss.store.sqlite import settle
-from shiftboss.store.sqlite.claim import claim
+from shiftboss.store.sqlite.claim import Taken, claims_of, take
 from shiftboss.store.sqlite.database import Database, savepoint
 from shiftboss.store.sqlite.errors import DATA_ERRORS, RowRefused
-from shiftboss.store.sqlite.ledger import Ledger, add_counters, complete, duration_of, forget, storable
+from shiftboss.store.sqlite.ledger import Ledger, add_counters, storable
 from shiftboss.store.sqlite.settle import Held
 from shiftboss.store.sqlite.statements import SQL
+from shiftboss.store.sqlite.successes import Successes, duration_of
 from shiftboss.store.sqlite.times import to_text
 
 _log: Final = logging.getLogger(__name__)
@@ -32,32 +32,53 @@ _Item = TypeVar("_Item")
 def exchange(database: Database, request: Exchange, now: datetime) -> Exchanged:
     """See `Store.exchange`."""
     try:
+        ends = _Ends(request.ended, request.keep_completed)
         with database.write() as connection:
-            return _apply(connection, request, now)
-    except RowRefused:
+            answers, taken = _apply(connection, request, ends, now)
+    except (RowRefused, ValueError, OverflowError):
         with database.write() as connection:
-            return _apply_singly(connection, request, now)
+            answers, taken = _apply_singly(connection, request, now)
+    return Exchanged(verdicts=answers.verdicts, states=answers.states, claims=claims_of(taken))
 
 
-def _apply(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
-    verdicts, states = _end(connection, request, request.ended, now)
+class _Ends:
+    """What has ended, sorted before the write lock is asked for: whoever waits for it then waits for less."""
+
+    def __init__(self, ended: Sequence[Ended], keep_completed: bool) -> None:
+        self.ended, self.keep_completed = ended, keep_completed
+        is_success = [one.outcome is Outcome.SUCCESS for one in ended]
+        if len({one.task_id for one in ended}) < len(ended):
+            is_success = [False] * len(ended)  # of two with one fence the first counts
+        self.places_of_successes = [place for place, it in enumerate(is_success) if it]
+        self.others = [place for place, it in enumerate(is_success) if not it]
+        self.successes = Successes([ended[place] for place in self.places_of_successes], keep_completed)
+
+
+class _Answers(NamedTuple):
+    """What is said of each end, in the order of the request."""
+
+    verdicts: list[Verdict]
+    states: list[TaskState | None]
+
+
+def _apply(connection: sqlite3.Connection, request: Exchange, ends: _Ends, now: datetime) -> tuple[_Answers, list[Taken]]:
+    answers = _end(connection, request.worker_id, ends, now)
     _start(connection, request.starts, now)
     _release(connection, request.releases, now)
     _note_progress(connection, request.progress)
     add_counters(connection, request.worker_id, request.counters)
-    claims = claim(connection, request.claim, request.worker_id, now) if request.claim else []
-    return Exchanged(verdicts=verdicts, states=states, claims=claims)
+    return answers, take(connection, request.claim, request.worker_id, now) if request.claim else []
 
 
-def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: datetime) -> Exchanged:
+def _apply_singly(connection: sqlite3.Connection, request: Exchange, now: datetime) -> tuple[_Answers, list[Taken]]:
     # Something in the batch cannot be stored: find it by storing each row under a savepoint of its own.
     results = [_end_one(connection, request, ended, now) for ended in request.ended]
     _each(connection, request.starts, lambda lease: _start(connection, [lease], now))
     _each(connection, request.releases, lambda lease: _release(connection, [lease], now))
     _each(connection, request.progress, lambda progress: _note_progress(connection, [progress]))
     _each(connection, request.counters, lambda delta: add_counters(connection, request.worker_id, [delta]))
-    claims = claim(connection, request.claim, request.worker_id, now) if request.claim else []
-    return Exchanged(verdicts=[verdict for verdict, _ in results], states=[state for _, state in results], claims=claims)
+    taken = take(connection, request.claim, request.worker_id, now) if request.claim else []
+    return _Answers([verdict for verdict, _ in results], [state for _, state in results]), taken
 
 
 def _end_one(connection: sqlite3.Connection, request: Exchange, ended: Ended, now: datetime) -> tuple[Verdict, TaskState | None]:
@@ -65,8 +86,8 @@ def _end_one(connection: sqlite3.Connection, request: Exchange, ended: Ended, no
     for attempt in (ended, msgspec.structs.replace(ended, result=NULL, traceback=None, started_at=None, duration_s=0.0)):
         try:
             with savepoint(connection):
-                verdicts, states = _end(connection, request, [attempt], now)
-                return verdicts[0], states[0]
+                answers = _end(connection, request.worker_id, _Ends([attempt], request.keep_completed), now)
+                return answers.verdicts[0], answers.states[0]
         except DATA_ERRORS as error:
             _log.warning(
                 "task %s fence %d: its %s cannot be stored as reported: %s", ended.task_id, ended.fence, ended.outcome, error
@@ -83,72 +104,41 @@ def _each(connection: sqlite3.Connection, items: Iterable[_Item], act: Callable[
             _log.warning("dropped %r, which cannot be stored: %s", item, error)
 
 
-def _end(
-    connection: sqlite3.Connection, request: Exchange, batch: Sequence[Ended], now: datetime
-) -> tuple[list[Verdict], list[TaskState | None]]:
-    if not batch:
-        return [], []
-    verdicts = [Verdict.FENCED] * len(batch)
-    states: list[TaskState | None] = [None] * len(batch)
+def _end(connection: sqlite3.Connection, worker_id: str, ends: _Ends, now: datetime) -> _Answers:
+    ended = ends.ended
+    answers = _Answers([Verdict.FENCED] * len(ended), [None] * len(ended))
+    if not ended:
+        return answers
     tally = Tally()
-    left: Sequence[int] = range(len(batch))
-    ids = {ended.task_id for ended in batch}
-    if len(ids) == len(batch):  # else of two with one fence the first counts
-        left = _complete(connection, request, batch, now, verdicts, states, tally)
-    if left:
-        _end_others(connection, request, batch, left, now, verdicts, states, tally)
-    add_counters(connection, request.worker_id, tally.deltas())
-    _tell_resends(connection, batch, verdicts)
-    return verdicts, states
+    _complete(connection, ends, now, answers, tally)
+    if ends.others:
+        _end_others(connection, ends, now, answers, tally)
+    add_counters(connection, worker_id, tally.deltas())
+    _tell_resends(connection, ended, answers.verdicts)
+    return answers
 
 
-def _complete(
-    connection: sqlite3.Connection,
-    request: Exchange,
-    batch: Sequence[Ended],
-    now: datetime,
-    verdicts: list[Verdict],
-    states: list[TaskState | None],
-    tally: Tally,
-) -> Sequence[int]:
-    """Store the successes of the batch, which names no task twice; the places of the others in it."""
-    successes = {ended.task_id: index for index, ended in enumerate(batch) if ended.outcome is Outcome.SUCCESS}
-    if not successes:
-        return range(len(batch))
-    durations: defaultdict[str, list[float]] = defaultdict(list)
-    store = complete if request.keep_completed else forget
-    done = store(connection, [batch[index] for index in successes.values()], now)
-    for task_id, type_ in done:
-        index = successes[task_id]
-        verdicts[index], states[index] = Verdict.APPLIED, TaskState.COMPLETED
-        durations[type_].append(duration_of(batch[index]))
-    for type_, seconds in durations.items():
-        tally.add_completed(type_, seconds)
-    return [index for index, ended in enumerate(batch) if ended.outcome is not Outcome.SUCCESS]
+def _complete(connection: sqlite3.Connection, ends: _Ends, now: datetime, answers: _Answers, tally: Tally) -> None:
+    for type_, stored in ends.successes.store(connection, now).items():
+        places = [ends.places_of_successes[place] for place in stored]
+        for place in places:
+            answers.verdicts[place], answers.states[place] = Verdict.APPLIED, TaskState.COMPLETED
+        tally.add_completed(type_, [duration_of(ends.ended[place]) for place in places])
 
 
-def _end_others(
-    connection: sqlite3.Connection,
-    request: Exchange,
-    batch: Sequence[Ended],
-    places: Sequence[int],
-    now: datetime,
-    verdicts: list[Verdict],
-    states: list[TaskState | None],
-    tally: Tally,
-) -> None:
-    """Store these ends of the batch one decision at a time."""
-    held = held_rows(connection, [batch[index].task_id for index in places])
-    ledger = Ledger(now, request.keep_completed)
-    for index in places:
-        ended = batch[index]
+def _end_others(connection: sqlite3.Connection, ends: _Ends, now: datetime, answers: _Answers, tally: Tally) -> None:
+    """Store these ends one decision at a time."""
+    held = held_rows(connection, [ends.ended[place].task_id for place in ends.others])
+    ledger = Ledger(now, ends.keep_completed)
+    for place in ends.others:
+        ended = ends.ended[place]
         row = held.get(ended.task_id)
         if row is not None and row.fence == ended.fence:
             del held[ended.task_id]  # the same lease again in this batch is a resend
             fit = _fit(ended)
             move = settle.end(row, fit, now)
             ledger.ended(row, move, fit)
-            verdicts[index], states[index] = Verdict.APPLIED, move.state
+            answers.verdicts[place], answers.states[place] = Verdict.APPLIED, move.state
             tally.add(Applied(row.type, row.charged, fit.outcome, move.state, fit.duration_s))
     ledger.write(connection)
 

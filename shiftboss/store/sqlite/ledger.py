@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final
 
 import msgspec
 
-from shiftboss.model import DEFAULT_MAX_ATTEMPTS, MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, NULL, Ended, Outcome, TaskState
+from shiftboss.model import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, Ended, Outcome, TaskState
 from shiftboss.store.base import CounterDelta
 from shiftboss.store.sqlite.settle import Held, Move
 from shiftboss.store.sqlite.statements import SQL
+from shiftboss.store.sqlite.successes import result_of
 from shiftboss.store.sqlite.times import to_text, unix_to_text
-
-# Refuses what is not JSON: people and scripts read the column with JSON functions.
-_json_decoder: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 class Ledger:
@@ -36,7 +32,7 @@ class Ledger:
     def ended(self, held: Held, move: Move, ended: Ended) -> None:
         """An attempt that its owner has ended."""
         started_at = held.started_at if ended.started_at is None else unix_to_text(ended.started_at)
-        self._moved(held, move, result=_result(ended), started_at=started_at, duration_s=ended.duration_s)
+        self._moved(held, move, result=result_of(ended), started_at=started_at, duration_s=ended.duration_s)
         if ended.outcome is not Outcome.SUCCESS:
             traceback = storable(ended.traceback, MAX_TRACEBACK_CHARS)
             self._attempts.append(
@@ -87,9 +83,12 @@ class Ledger:
         if self._archived:
             rows = msgspec.json.encode(self._archived).decode()
             connection.execute(SQL["archive"], {"rows": rows, "now": self._now})
-            connection.execute(SQL["delete_archived"], {"ids": msgspec.json.encode([row[0] for row in self._archived]).decode()})
+            connection.execute(SQL["delete_ended"], {"ids": msgspec.json.encode([row[0] for row in self._archived]).decode()})
         if self._forgotten:
-            _forget(connection, self._forgotten, self._now)
+            ids = [task_id for task_id, _ in self._forgotten]
+            trace = msgspec.json.encode(self._forgotten).decode()
+            connection.execute(SQL["add_trace"], (max(ids), min(ids), self._now, trace))
+            connection.execute(SQL["delete_ended"], {"ids": msgspec.json.encode(ids).decode()})
         _many(connection, "add_attempt", self._attempts)
         _many(connection, "depart", list(self._departed.items()))
 
@@ -119,47 +118,6 @@ class Ledger:
         self._departed[type_] += 1
 
 
-def complete(connection: sqlite3.Connection, successes: Sequence[Ended], now: datetime) -> list[tuple[str, str]]:
-    """Move the tasks of these attempts, no task twice, to the history; (id, type) of those that were ours to move."""
-    rows = [
-        (one.task_id, one.fence, _result(one), None if one.started_at is None else unix_to_text(one.started_at), duration_of(one))
-        for one in successes
-    ]
-    encode = msgspec.json.encode
-    values = {"rows": encode(rows).decode(), "now": to_text(now), "default_max_attempts": DEFAULT_MAX_ATTEMPTS}
-    done: list[tuple[str, str]] = connection.execute(SQL["complete"], values).fetchall()
-    if done:
-        connection.execute(SQL["delete_archived"], {"ids": encode([task_id for task_id, _ in done]).decode()})
-        _many(connection, "depart", list(Counter(type_ for _, type_ in done).items()))
-    return done
-
-
-def forget(connection: sqlite3.Connection, successes: Sequence[Ended], now: datetime) -> list[tuple[str, str]]:
-    """`complete` for a worker without a history: nothing but a trace is left."""
-    done = _forget(connection, [(one.task_id, one.fence) for one in successes], to_text(now))
-    _many(connection, "depart", list(Counter(type_ for _, type_ in done).items()))
-    return done
-
-
-def _forget(connection: sqlite3.Connection, leases: Sequence[tuple[str, int]], now: str) -> list[tuple[str, str]]:
-    by_fence: defaultdict[int, list[str]] = defaultdict(list)
-    for task_id, fence in leases:
-        by_fence[fence].append(task_id)
-    rows: list[tuple[str, int, str]] = []
-    for fence, ids in by_fence.items():
-        rows += connection.execute(SQL["forget_completed"], {"ids": msgspec.json.encode(ids).decode(), "fence": fence})
-    if rows:
-        ids = [row[0] for row in rows]
-        trace = msgspec.json.encode([(task_id, fence) for task_id, fence, _ in rows]).decode()
-        connection.execute(SQL["add_trace"], (max(ids), min(ids), now, trace))
-    return [(task_id, type_) for task_id, _, type_ in rows]
-
-
-def duration_of(ended: Ended) -> float:
-    """What is no number of seconds becomes 0: a sum never recovers from an infinity."""
-    return ended.duration_s if 0.0 <= ended.duration_s < math.inf else 0.0
-
-
 def storable(text: str | None, max_chars: int = MAX_ERROR_CHARS) -> str | None:
     """`text` cut to size, with what a database cannot keep (NUL, lone surrogates) written out as an escape."""
     if text is None:
@@ -169,13 +127,6 @@ def storable(text: str | None, max_chars: int = MAX_ERROR_CHARS) -> str | None:
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-
-
-def _result(ended: Ended) -> str | None:
-    # Most handlers return nothing: that takes no room, and no entry in the index of results to clear.
-    if ended.outcome is not Outcome.SUCCESS or ended.result == NULL:
-        return None
-    return bytes(_json_decoder.decode(ended.result)).decode()
 
 
 def _many(connection: sqlite3.Connection, query: str, rows: list[tuple[object, ...]] | list[tuple[str, int]]) -> None:

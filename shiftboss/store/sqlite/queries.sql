@@ -199,7 +199,7 @@ SET status = ?2, attempts = ?3, refunds = ?4, next_retry_at = ?5, last_error = c
 WHERE id = ?1;
 
 -- name: archive
--- To completed or cancelled, followed by delete_archived. Each row: id, status, attempts, error, result, started_at, duration_s.
+-- To completed or cancelled, followed by delete_ended. Each row: id, status, attempts, error, result, started_at, duration_s.
 INSERT INTO task_history (
     id, type, queue, status, priority, attempts, max_attempts, fence, worker_id, unique_key, timeout_s, enqueued_at, run_at,
     started_at, finished_at, duration_s, updated_at, tags, meta, last_error, args, result
@@ -212,9 +212,19 @@ SELECT
 FROM json_each(:rows) AS r
 CROSS JOIN tasks AS t ON t.id = json_extract(r.value, '$[0]');
 
+-- name: leased_places
+-- Which of these ids are leased: their places in the array, by type and fence. Whether that is the fence of the report is for the
+-- caller, who nearly always has one group.
+SELECT t.type, t.fence, json_group_array(i.key)
+FROM json_each(:ids) AS i
+CROSS JOIN tasks AS t ON t.id = i.value
+WHERE t.status IN ('claimed', 'running')
+GROUP BY t.type, t.fence;
+
 -- name: complete
--- Success, from the report alone: nothing but the row's own state decides, so it need not be read first. Followed by
--- delete_archived. Each row: id, fence, result, started_at, duration_s.
+-- Success, after leased_places has told in the same transaction that all of them may; followed by delete_ended. It returns
+-- nothing: with RETURNING every row is first written to a table that nobody sees, which is as dear as the insert itself. Each row:
+-- id, result, started_at, duration_s.
 INSERT INTO task_history (
     id, type, queue, status, priority, attempts, max_attempts, fence, worker_id, unique_key, timeout_s, enqueued_at, run_at,
     started_at, finished_at, duration_s, updated_at, tags, meta, last_error, args, result
@@ -222,23 +232,15 @@ INSERT INTO task_history (
 SELECT
     t.id, t.type, t.queue, 'completed', t.priority,
     min(t.attempts + (t.status = 'claimed'), max(coalesce(t.max_attempts, :default_max_attempts), 1)), t.max_attempts, t.fence,
-    t.worker_id, t.unique_key, t.timeout_s, t.enqueued_at, t.run_at, coalesce(json_extract(r.value, '$[3]'), t.started_at), :now,
-    json_extract(r.value, '$[4]'), :now, t.tags, t.meta, t.last_error, t.args, json_extract(r.value, '$[2]')
+    t.worker_id, t.unique_key, t.timeout_s, t.enqueued_at, t.run_at, coalesce(json_extract(r.value, '$[2]'), t.started_at), :now,
+    json_extract(r.value, '$[3]'), :now, t.tags, t.meta, t.last_error, t.args, json_extract(r.value, '$[1]')
 FROM json_each(:rows) AS r
-CROSS JOIN tasks AS t ON t.id = json_extract(r.value, '$[0]')
-WHERE t.fence = json_extract(r.value, '$[1]') AND t.status IN ('claimed', 'running')
-RETURNING id, type;
-
--- name: forget_completed
--- Success in a worker without a history, followed by add_trace. Once for each fence there is, nearly always 1: to compare pairs
--- takes half as long again.
-DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:ids)) AND fence = :fence AND status IN ('claimed', 'running')
-RETURNING id, fence, type;
+CROSS JOIN tasks AS t ON t.id = json_extract(r.value, '$[0]');
 
 -- name: add_trace
 INSERT INTO task_traces (last_id, first_id, ended_at, leases) VALUES (?1, ?2, ?3, ?4);
 
--- name: delete_archived
+-- name: delete_ended
 DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: add_attempt
