@@ -20,6 +20,7 @@ COPIED: Final = ("shiftboss", "actors", "supervisor", "tests", "pyproject.toml")
 VIOLATED: Final = 1
 
 _EXCHANGE: Final = "shiftboss/store/sqlite/exchange.py"
+_SUCCESSES: Final = "shiftboss/store/sqlite/successes.py"
 _LITE: Final = "shiftboss/store/sqlite/queries.sql"
 _PG: Final = "shiftboss/store/postgres/queries.sql"
 
@@ -32,27 +33,31 @@ class Edit(NamedTuple):
     new: str
 
 
-_LITE_FENCE: Final = Edit(_EXCHANGE, "if row is not None and row.fence == ended.fence:", "if row is not None:")
+_LITE_FENCE: Final = (
+    Edit(_EXCHANGE, "if row is not None and row.fence == ended.fence:", "if row is not None:"),
+    Edit(_SUCCESSES, " if self._ended[place].fence == fence]", "]"),
+)
 _LITE_STATUS: Final = Edit(
     _LITE,
-    "CROSS JOIN tasks AS t ON t.id = i.value\nWHERE t.status IN ('claimed', 'running');",
-    "CROSS JOIN tasks AS t ON t.id = i.value;",
+    "CROSS JOIN tasks AS t ON t.id = i.value\nWHERE t.status IN ('claimed', 'running')",
+    "CROSS JOIN tasks AS t ON t.id = i.value",
 )
-_PG_COMPLETE: Final = "WHERE t.id = given.id AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')"
+_PG_ID: Final = "WHERE t.id BETWEEN given.id AND given.id"
+_PG_COMPLETE: Final = f"{_PG_ID} AND t.fence = given.fence AND t.status || '' IN ('claimed', 'running')"
 _PG_END: Final = "WHERE t.fence = given.fence AND t.status || '' IN ('claimed', 'running')"
 _BY_STATUS: Final = "t.status || '' IN ('claimed', 'running')"
 
 MUTANTS: Final[Mapping[str, Mapping[str, Sequence[Edit]]]] = {
     "finish guarded by status only": {
-        "sqlite": [_LITE_FENCE],
+        "sqlite": _LITE_FENCE,
         "postgres": [
-            Edit(_PG, _PG_COMPLETE, f"WHERE t.id = given.id AND {_BY_STATUS}"),
+            Edit(_PG, _PG_COMPLETE, f"{_PG_ID} AND {_BY_STATUS}"),
             Edit(_PG, _PG_END, f"WHERE {_BY_STATUS}"),
         ],
     },
     "finish guarded by id only": {
-        "sqlite": [_LITE_FENCE, _LITE_STATUS],
-        "postgres": [Edit(_PG, _PG_COMPLETE, "WHERE t.id = given.id"), Edit(_PG, _PG_END, "WHERE true")],
+        "sqlite": [*_LITE_FENCE, _LITE_STATUS],
+        "postgres": [Edit(_PG, _PG_COMPLETE, _PG_ID), Edit(_PG, _PG_END, "WHERE true")],
     },
     "recover without looking at the worker's row": {
         "sqlite": [
