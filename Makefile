@@ -12,6 +12,8 @@
 .PHONY: demo test slow reloads systemd model chaos check lint types contracts bench bench-growth setup clean
 
 FOLDER ?=
+# How many tests at a time. They wait more than they work, so two cores have room for three; the long ones of CI measure times.
+JOBS ?= $(if $(CI),2,3)
 # make chaos: how often the answer of each call that writes is cut off, at each of six places; 8 are more than a thousand cuts
 CUTS ?= 8
 
@@ -21,7 +23,7 @@ demo:
 
 test:
 	@sh tools/setup.sh dev
-	.venv/bin/python -m pytest -q -n 2 --dist worksteal
+	.venv/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 
 slow:
 	@sh tools/setup.sh dev
