@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,9 +54,16 @@ QUICK: Final = Sizes(tasks=4_000, runs=1, singles=60, paces={0.03: 40}, busy_s=0
 QUICK_SECTIONS: Final = ("enqueue", "drain", "latency", "idle")
 
 
-def measure(database: str, new_target: NewTarget, sections: Sequence[str], sizes: Sizes, console: Console) -> Figures:
-    """The wanted sections on one database."""
-    figures = Figures()
+def measure(
+    figures: Figures,
+    database: str,
+    new_target: NewTarget,
+    sections: Sequence[str],
+    sizes: Sizes,
+    console: Console,
+    written: Callable[[], object],
+) -> None:
+    """The wanted sections on one database, into `figures`; `written` is called after each."""
     for section in sections:
         with console.status(f"{database}: {section}"):
             match section:
@@ -73,7 +80,7 @@ def measure(database: str, new_target: NewTarget, sections: Sequence[str], sizes
                     figures.latency = latency.measure(new_target, sizes.paces, _half(figures, new_target, sizes), sizes.runs)
                 case "idle":
                     figures.idle = idle.measure(new_target, sizes.idle_s, sizes.runs)
-    return figures
+        written()
 
 
 def _tuned(database: str, sizes: Sizes) -> contextlib.AbstractContextManager[NewTarget | None]:
@@ -97,23 +104,30 @@ def main(arguments: Sequence[str]) -> int:
     sections = options.only or (QUICK_SECTIONS if options.quick else (*SECTIONS, PEERS))
     console, errors = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True)
     report = Report(started_at=datetime.now(UTC), machine=describe_machine(), quick=options.quick, databases={})
+
+    def written() -> Path:
+        return write_json(report, report.started_at, options.output)
+
     missing = False
-    for database in options.database or TARGETS:
-        try:
-            with TARGETS[database]() as new_target:
-                ordinary = [section for section in sections if section != PEERS]
-                report.databases[database] = measure(database, new_target, ordinary, sizes, errors)
-        except PostgresMissing as error:
-            errors.print(f"{database} is left out: {error}")
-            missing = True
-    if PEERS in sections:
-        with errors.status("peers"):
-            queues = chosen(options.peers)
-            report.peers = compare.measure(queues, sizes.tasks, sizes.runs, sizes.pickups, options.cache, _LONGEST_PEER_S)
-    show(report, console)
-    path = write_json(report, report.started_at, options.output)
-    console.print(f"written to {path}")
-    console.print(draw(report, path.with_suffix("")), markup=False)
+    try:
+        for database in options.database or TARGETS:
+            try:
+                with TARGETS[database]() as new_target:
+                    ordinary = [section for section in sections if section != PEERS]
+                    figures = report.databases.setdefault(database, Figures())
+                    measure(figures, database, new_target, ordinary, sizes, errors, written)
+            except PostgresMissing as error:
+                errors.print(f"{database} is left out: {error}")
+                missing = True
+        if PEERS in sections:
+            with errors.status("peers"):
+                queues = chosen(options.peers)
+                report.peers = compare.measure(queues, sizes.tasks, sizes.runs, sizes.pickups, options.cache, _LONGEST_PEER_S)
+    finally:  # what was measured is kept also when the last part fails
+        path = written()
+        show(report, console)
+        console.print(f"written to {path}")
+        console.print(draw(report, path.with_suffix("")), markup=False)
     return 1 if missing else 0
 
 

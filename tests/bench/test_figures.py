@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -154,3 +155,18 @@ def test_statements_of_an_idle_service_are_those_in_the_log_but_not_the_benchs_o
         "2026-11-22 23:44:58.127 UTC [99] LOG:  statement: SELECT 3\n"
     )
     assert (logged_statements(log, but_of=99), logged_statements(log, but_of=11)) == (3, 2)
+
+
+def test_a_bench_that_fails_keeps_what_it_has_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        (part,) = tmp_path.glob("*.json")  # a machine that goes down now leaves it
+        assert b'"single"' in part.read_bytes()
+        raise RuntimeError("no more memory")
+
+    monkeypatch.setattr("bench.__main__.idle.measure", fail)
+    with pytest.raises(RuntimeError, match="no more memory"):
+        main(["--quick", "--only", "enqueue,idle", "--database", "sqlite", "--tasks", "50", "--output", str(tmp_path)])
+    (file,) = tmp_path.glob("*.json")
+    figures = json.loads(file.read_text(encoding="utf-8"))["databases"]["sqlite"]
+    assert figures["enqueue"]["single"]["ours"]["count"] > 0
+    assert figures["idle"] is None
