@@ -75,5 +75,22 @@ def test_what_cannot_be_understood_says_so_without_the_password(dsn: str, said: 
     assert "s3cret" not in str(caught.value)
 
 
-def test_messages_name_host_and_database_only() -> None:
-    assert parse_dsn("postgresql://u:s3cret@h:5433/d", "app").where == "h/d"
+def test_messages_name_no_user_and_no_password() -> None:
+    assert parse_dsn("postgresql://u:s3cret@h:5433/d", "app").where == "h:5433/d"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "where"),
+    [
+        ("postgresql://h/d", "h/d"),
+        ("postgresql://h:5432/d", "h/d"),
+        ("postgresql://a:5433,b:5432,c/d", "a:5433,b,c/d"),
+        ("host=a,b port=5433 dbname=d", "a:5433,b:5433/d"),
+        ("postgresql://[::1]:5433/d", "[::1]:5433/d"),
+        ("postgresql:///d?host=/run/postgresql", "/run/postgresql/d"),
+        ("postgresql:///d?port=5433", "the local socket:5433/d"),
+        ("postgresql:///d", "the local socket/d"),
+    ],
+)
+def test_messages_name_a_port_that_is_not_the_usual_one(dsn: str, where: str) -> None:
+    assert parse_dsn(dsn, "app").where == where

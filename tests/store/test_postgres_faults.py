@@ -82,7 +82,7 @@ def test_a_refused_connection_is_told_in_one_line(refusing: list[int]) -> None:
     port = refusing[0]
     told = refusal(port)
     assert told == (
-        "PostgreSQL at 127.0.0.1/shop cannot be used now: connection failed: "
+        f"PostgreSQL at 127.0.0.1:{port}/shop cannot be used now: connection failed: "
         f'connection to server at "127.0.0.1", port {port} failed: Connection refused; {HINT}'
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 import psycopg
@@ -14,6 +15,8 @@ from shiftboss.errors import StoreError
 _SCHEME: Final = re.compile(r"^postgres(?:ql)?(?:\+\w+)?://")
 _OWN: Final = ("prepare_threshold", "listen")
 _PAIR: Final = re.compile(rf"(?:^|\s)({'|'.join(_OWN)})\s*=\s*(\w+)")
+
+_USUAL_PORT: Final = "5432"
 
 # A dead peer is noticed after 10 + 3 * 5 seconds of silence, unanswered data after 15.
 _DEFAULTS: Final = {
@@ -32,7 +35,7 @@ class Address:
 
     Attributes:
         conninfo: for libpq, with our defaults filled in where it says nothing.
-        where: host and database for messages, never a password.
+        where: host, port if it is not the usual one, and database, for messages; never a password.
         prepare_threshold: executions before a statement is prepared; 0 never; `None`: found out at connect.
         listen: whether LISTEN works; `None`: found out at connect.
     """
@@ -63,9 +66,20 @@ def parse_dsn(dsn: str, application_name: str) -> Address:
         settings.setdefault("target_session_attrs", "read-write")
     return Address(
         conninfo=make_conninfo("", **settings),
-        where=f"{hosts or 'the local socket'}/{given.get('dbname') or ''}",
+        where=f"{_with_ports(hosts, str(given.get('port') or ''))}/{given.get('dbname') or ''}",
         prepare_threshold=_number(own.get("prepare_threshold")),
         listen=_switch(own.get("listen")),
+    )
+
+
+def _with_ports(hosts: str, ports: str) -> str:
+    """For people: `a:5433,b`. One port may be meant for all hosts, as for libpq."""
+    names, numbers = (hosts or "the local socket").split(","), ports.split(",")
+    if len(numbers) == 1:
+        numbers *= len(names)
+    return ",".join(
+        name if port in ("", _USUAL_PORT) else f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
+        for name, port in zip_longest(names, numbers, fillvalue="")
     )
 
 
