@@ -34,6 +34,7 @@ from shiftboss.logs import bind_worker, close_logging, configure_logging
 EXIT_BUG: Final = 1
 # The one that the kernel does not kill with the supervisor: it runs no code of users, and is never stuck in any of theirs.
 UNDERTAKER: Final = "heartbeat"
+_WITH_USER_CODE: Final = frozenset({"executor", "check"})
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _SS_DISABLE: Final = 2
@@ -273,6 +274,9 @@ def main(arguments: list[str]) -> NoReturn:
     process = Process(role, rest)
     _name_process(process.name)
     configure_logging(process.settings.log_format, process.settings.log_level, actor=process.name, background=True)
+    if role not in _WITH_USER_CODE:
+        # At a lower level the driver says only what it ignores while another error is on its way, which we say.
+        logging.getLogger("psycopg").setLevel(logging.ERROR)
     bind_worker(lambda: process.board.worker_id)
     threading.excepthook = process.end_if_ours
     module, _, name = _ROLES[role].partition(":")

@@ -146,6 +146,26 @@ def test_a_helper_thread_of_ours_that_fails_ends_the_process_and_one_of_user_cod
         assert process.wait_exit() == 1
 
 
+def test_the_driver_does_not_say_what_it_ignores_beside_an_error_that_we_say(settings: Settings, tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(
+        textwrap.dedent("""
+        import logging, sys
+        from shiftboss.actors import gateway, process
+        def receive(self, message):
+            logging.getLogger("psycopg").warning("error ignored terminating a pipeline")
+            logging.getLogger("psycopg").error("an error of its own")
+        gateway.Gateway.receive = receive
+        process.main(sys.argv[1:])
+    """)
+    )
+    with ActorProcess("gateway", settings, command=(str(script),)) as process:
+        process.wait_ready()
+        process.tell(control.Drain())
+        process.log.wait(lambda line: line["message"] == "an error of its own", "the error")
+        assert not [line for line in process.log.things if "ignored" in line["message"]]
+
+
 def test_a_role_that_cannot_be_imported_ends_the_process(settings: Settings) -> None:
     with ActorProcess("nonsense", settings) as process:
         assert process.wait_exit() != 0
