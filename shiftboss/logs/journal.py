@@ -90,6 +90,11 @@ class JournalHandler(logging.Handler):
         """How many lines wait for the journal to read."""
         return len(self._waiting)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something to send, if only how many lines were dropped."""
+        return bool(self._waiting or self.dropped)
+
     def close(self) -> None:
         """Send what waits, and wait up to 0.25 s until all is read: journald asks /proc whose lines they are.
 
@@ -187,9 +192,9 @@ class JournalHandler(logging.Handler):
             self._stalled.wait()
             pause.wait(RETRY_S)
             self.flush()
-            if not self._waiting:
+            if not self.is_behind:
                 self._stalled.clear()
-            if self._waiting:  # came between the two lines above
+            if self.is_behind:  # came between the two lines above
                 self._stalled.set()
 
     def _unread(self) -> int:

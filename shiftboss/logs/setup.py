@@ -103,7 +103,7 @@ def flush_logging() -> bool:
     if handler is None:
         return True
     handler.flush()
-    return not (isinstance(handler, JournalHandler) and handler.waiting)
+    return not (isinstance(handler, JournalHandler) and handler.is_behind)
 
 
 def close_logging() -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from journald_double import Journald
+from journald_double import Journald, parse
 from log_harness import capture, restored_logging  # noqa: F401  a fixture
 
 from shiftboss.events import MESSAGE_IDS, Event, emit
 from shiftboss.logs import bind_task, bind_worker, close_logging, configure_logging, flush_logging
-from shiftboss.logs.journal import MAX_WAITING, MAX_WAITING_BYTES, JournalHandler
+from shiftboss.logs.journal import MAX_WAITING, MAX_WAITING_BYTES, JournalHandler, _Sent
 
 log = logging.getLogger("app")
 PATIENCE_S = 10.0
@@ -225,6 +225,45 @@ def test_without_another_line_a_thread_sends_what_waits(journald: Journald) -> N
         assert more, "nothing came"
         seen += more
     assert seen[-1]["MESSAGE"] == [f"executor-1 app line {taken}"]
+
+
+@pytest.mark.parametrize("background", [True, False], ids=["by the thread", "by whoever flushes"])
+def test_how_many_were_dropped_is_said_also_when_the_journal_is_full_again_just_then(
+    journald: Journald,
+    monkeypatch: pytest.MonkeyPatch,
+    background: bool,
+) -> None:
+    """Others write to it, too: what waited finds room, and the line that counts what did not has to wait for more."""
+    configure_logging("journal", actor="executor-1", background=background)
+    room, sent, full = 0, list[bytes](), threading.Event()
+
+    def send(_self: JournalHandler, entry: bytes) -> _Sent:
+        nonlocal room
+        if not room:
+            full.set()
+            return _Sent.LATER
+        room -= 1
+        sent.append(entry)
+        return _Sent.YES
+
+    def is_tried_again() -> bool:
+        full.clear()
+        return full.wait(PATIENCE_S) if background else not flush_logging()
+
+    monkeypatch.setattr(JournalHandler, "_send", send)
+    for number in range(MAX_WAITING + 3):
+        log.info("line %d", number)
+    room = MAX_WAITING
+    assert is_tried_again()
+    assert (len(sent), handler().waiting) == (MAX_WAITING, 0)
+    assert is_tried_again()
+    room = 1
+    assert background or flush_logging()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while len(sent) == MAX_WAITING and time.monotonic() < deadline_s:
+        threading.Event().wait(0.01)
+    counted = parse(sent[-1])
+    assert (counted["SHIFTBOSS_EVENT"], counted["SHIFTBOSS_COUNT"]) == (["journal.dropped"], ["3"])
 
 
 def test_no_thread_is_started_while_the_journal_keeps_up(journald: Journald) -> None:
