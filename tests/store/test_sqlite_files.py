@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from store_harness import ManualClock, ended, finish_one, lead, new, put, take, take_one, view, worker
+from store_harness import ManualClock, ended, finish, finish_one, lead, new, put, take, take_one, view, worker
 
 from shiftboss.errors import SchemaError, StoreCorrupt, StoreError, StoreUnavailable
-from shiftboss.model import TaskState
+from shiftboss.model import TaskState, Verdict
 from shiftboss.store.base import Exchange
 from shiftboss.store.sqlite import SqliteStore, files, migrate, open_sqlite
 from shiftboss.store.sqlite.statements import SQL
@@ -574,3 +574,16 @@ def test_a_link_to_nowhere_makes_no_file_there(path: Path, tmp_path: Path) -> No
     with pytest.raises(StoreUnavailable, match=r"tasks\.db"):
         open_sqlite(path).migrate()
     assert not (tmp_path / "elsewhere.db").exists()
+
+
+def test_a_time_that_is_none_keeps_no_task_and_nobody_behind_it_from_being_claimed(path: Path) -> None:
+    """An operator's hand wrote it; a claim that raises would be tried again for ever."""
+    with contextlib.closing(open_sqlite(path)) as store:
+        store.migrate()
+        ids = {put(store), put(store)}
+        with contextlib.closing(sqlite3.connect(path)) as operator, operator:
+            operator.execute("UPDATE tasks SET enqueued_at = 'yesterday' WHERE id = ?", (min(ids),))
+        claims = take(store)
+        assert {claim.task_id for claim in claims} == ids
+        assert [claim.enqueued_at == 0.0 for claim in sorted(claims, key=lambda claim: claim.task_id)] == [True, False]
+        assert {verdict for verdict, _ in finish(store, *map(ended, claims))} == {Verdict.APPLIED}

@@ -102,39 +102,35 @@ def _look(connection: sqlite3.Connection, ask: ClaimAsk, lane: LaneAsk, limit: i
 
 def claims_of(taken: Sequence[Taken]) -> list[Claim]:
     """What the claimer is told of the rows that were taken, in their order."""
-    return [
-        Claim(
-            task_id=id_,
-            fence=fence + 1,
-            attempt=attempts + 1,
-            type=type_,
-            queue=queue,
-            priority=priority,
-            args=msgspec.Raw(args.encode()),
-            max_attempts=max_attempts,
-            timeout_s=timeout_s,
-            running=running,
-            enqueued_at=to_unix(enqueued_at),
-            due_at=to_unix(due_at),
-            tags=tags(tags_text),
-            meta=NULL if meta is None else msgspec.Raw(meta.encode()),
-        )
-        for (
-            id_,
-            type_,
-            queue,
-            priority,
-            attempts,
-            _,
-            fence,
-            _,
-            enqueued_at,
-            due_at,
-            tags_text,
-            meta,
-            args,
-        ), running, max_attempts, timeout_s in taken
-    ]
+    return [_claim(*one) for one in taken]
+
+
+def _claim(row: Candidate, running: bool, max_attempts: int, timeout_s: float | None) -> Claim:
+    (id_, type_, queue, priority, attempts, _, fence, _, enqueued_at, due_at, tags_text, meta, args) = row
+    return Claim(
+        task_id=id_,
+        fence=fence + 1,
+        attempt=attempts + 1,
+        type=type_,
+        queue=queue,
+        priority=priority,
+        args=msgspec.Raw(args.encode()),
+        max_attempts=max_attempts,
+        timeout_s=timeout_s,
+        running=running,
+        enqueued_at=_unix(enqueued_at),
+        due_at=_unix(due_at),
+        tags=tags(tags_text),
+        meta=NULL if meta is None else msgspec.Raw(meta.encode()),
+    )
+
+
+def _unix(text: str) -> float:
+    """A time that is none (an operator's hand) counts as 1970, so that it blocks nobody."""
+    try:
+        return to_unix(text)
+    except ValueError:
+        return 0.0
 
 
 def tags(text: str | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from shiftboss.model import MAX_ERROR_CHARS, MAX_TRACEBACK_CHARS, Ended, Outcome
 from shiftboss.store.base import CounterDelta
 from shiftboss.store.sqlite.settle import Held, Move
 from shiftboss.store.sqlite.statements import SQL
-from shiftboss.store.sqlite.successes import result_of
+from shiftboss.store.sqlite.successes import leave_trace, result_of
 from shiftboss.store.sqlite.times import to_text, unix_to_text
 
 
@@ -86,8 +86,7 @@ class Ledger:
             connection.execute(SQL["delete_ended"], {"ids": msgspec.json.encode([row[0] for row in self._archived]).decode()})
         if self._forgotten:
             ids = [task_id for task_id, _ in self._forgotten]
-            trace = msgspec.json.encode(self._forgotten).decode()
-            connection.execute(SQL["add_trace"], (max(ids), min(ids), self._now, trace))
+            leave_trace(connection, ids, msgspec.json.encode(self._forgotten).decode(), self._now)
             connection.execute(SQL["delete_ended"], {"ids": msgspec.json.encode(ids).decode()})
         _many(connection, "add_attempt", self._attempts)
         _many(connection, "depart", list(self._departed.items()))

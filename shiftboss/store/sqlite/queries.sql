@@ -223,7 +223,7 @@ GROUP BY t.type, t.fence;
 
 -- name: complete
 -- Success, after leased_places has told in the same transaction that all of them may; followed by delete_ended. It returns
--- nothing: with RETURNING every row is first written to a table that nobody sees, which is as dear as the insert itself. Each row:
+-- nothing: with RETURNING every row is first written to a table that nobody sees, which takes nearly as long as the insert. Each row:
 -- id, result, started_at, duration_s.
 INSERT INTO task_history (
     id, type, queue, status, priority, attempts, max_attempts, fence, worker_id, unique_key, timeout_s, enqueued_at, run_at,

@@ -35,7 +35,8 @@ class Successes:
 
     def __init__(self, ended: Sequence[Ended], keep: bool) -> None:
         self._ended, self._keep = ended, keep
-        self._ids = _json([one.task_id for one in ended])
+        self._task_ids = [one.task_id for one in ended]
+        self._ids = _json(self._task_ids)
         self._rows = _json([_row(one) for one in ended] if keep else [(one.task_id, one.fence) for one in ended])
 
     def store(self, connection: sqlite3.Connection, now: datetime) -> dict[str, list[int]]:
@@ -64,9 +65,13 @@ class Successes:
             values = {"rows": self._rows, "now": moment, "default_max_attempts": DEFAULT_MAX_ATTEMPTS}
             connection.execute(SQL["complete"], values)
         else:
-            ids = [one.task_id for one in self._ended]
-            connection.execute(SQL["add_trace"], (max(ids), min(ids), moment, self._rows))
+            leave_trace(connection, self._task_ids, self._rows, moment)
         connection.execute(SQL["delete_ended"], {"ids": self._ids})
+
+
+def leave_trace(connection: sqlite3.Connection, ids: Sequence[str], leases: str, moment: str) -> None:
+    """One row for these tasks, which leave no other. `leases`: JSON, `[[id, fence], …]`."""
+    connection.execute(SQL["add_trace"], (max(ids), min(ids), moment, leases))
 
 
 def result_of(ended: Ended) -> str | None:
