@@ -275,8 +275,8 @@ def main(arguments: list[str]) -> NoReturn:
     _name_process(process.name)
     configure_logging(process.settings.log_format, process.settings.log_level, actor=process.name, background=True)
     if role not in _WITH_USER_CODE:
-        # At a lower level the driver says only what it ignores while another error is on its way, which we say.
-        logging.getLogger("psycopg").setLevel(logging.ERROR)
+        # What the driver ignores because another error is on its way: we say that one.
+        logging.getLogger("psycopg").addFilter(lambda record: not str(record.msg).startswith("error ignored "))
     bind_worker(lambda: process.board.worker_id)
     threading.excepthook = process.end_if_ours
     module, _, name = _ROLES[role].partition(":")
