@@ -332,7 +332,7 @@ def test_a_statement_has_a_deadline(store: PostgresStore) -> None:
 
 
 def test_a_client_that_freezes_in_a_transaction_loses_it(store: PostgresStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "IDLE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(link, "IDLE_TIMEOUT_S", 1.0)  # long enough for the look before it is over
     put(store)
     claim = take_one(store)
     with pytest.raises(StoreUnavailable), store._link.transaction() as connection:
