@@ -70,8 +70,8 @@ MUTANTS: Final[Mapping[str, Mapping[str, Sequence[Edit]]]] = {
         "postgres": [
             Edit(
                 _PG,
-                "AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = t.worker_id)\nORDER BY t.id LIMIT",
-                "ORDER BY t.id LIMIT",
+                "ON {in_range}\n  WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = r.worker_id)\n)",
+                "ON {in_range}\n)",
             )
         ],
     },

@@ -31,6 +31,7 @@ POSTGRES: Final = "shiftboss/store/postgres/"
 RULES: Final = "tests/model/test_rules.py"
 CLAIM: Final = "tests/store/test_postgres_claim.py"
 WAYS: Final = "tests/store/test_postgres_ways.py"
+RANGES: Final = "tests/store/test_postgres_claim_ranges.py"
 LEADER: Final = "tests/store/test_store_leader.py"
 VERDICTS: Final = "tests/store/test_store_verdicts.py"
 FORGETTING: Final = "tests/store/test_store_without_history.py"
@@ -65,6 +66,8 @@ def _pure(name: str, change: Change, only: str) -> Mutant:
     return Mutant(name, "pure", HISTORIES, (change,), only)
 
 
+_LAST_DUE = "last_due = greatest(r.last_due, excluded.last_due), claims = r.claims + 1\n\n-- name: claim_chosen"
+_NO_ROW = "WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = r.worker_id)"
 _HELD_SQLITE = "CROSS JOIN tasks AS t ON t.id = i.value\nWHERE t.status IN ('claimed', 'running');"
 _FENCE_SQLITE = "for place in _places_decoder.decode(text) if self._ended[place].fence == fence]"
 _LEASED_SQLITE = "WHERE t.status IN ('claimed', 'running')\nGROUP BY t.type, t.fence;"
@@ -128,11 +131,43 @@ MUTANTS: Final = (
         (
             (
                 POSTGRES + "queries.sql",
-                "t.id > CAST(:after AS uuid)\n  AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = t.worker_id)\n",
-                "t.id > CAST(:after AS uuid)\n",
+                "ON {in_range}\n  " + _NO_ROW + "\n)",
+                "ON {in_range}\n)",
             ),
         ),
         "expired_worker",
+    ),
+    *(
+        Mutant(name, "postgres", RANGES, ((POSTGRES + "queries.sql", old, new),))
+        for name, old, new in (
+            (
+                "a claim of something older is not in its range",
+                "first_due = least(r.first_due, excluded.first_due), " + _LAST_DUE,
+                _LAST_DUE,
+            ),
+            (
+                "a claim of something newer is not in its range",
+                _LAST_DUE,
+                _LAST_DUE.replace("last_due = greatest(r.last_due, excluded.last_due), ", ""),
+            ),
+            ("claims are not counted", "claims = r.claims + 1\n\n-- name: claim_chosen", "claims = 1\n\n-- name: claim_chosen"),
+            (
+                "an empty range is removed under a claim",
+                "first_due > last_due FOR UPDATE SKIP LOCKED",
+                "first_due > last_due",
+            ),
+            (
+                "a range is made shorter under a claim",
+                "AND r.claims = seen.claims AND r.first_due <",
+                "AND r.first_due <",
+            ),
+            ("a frozen worker's range is forgotten under its claim", "\n  AND r.claims = seen.claims;", ";"),
+            (
+                "the ranges of the living are forgotten",
+                _NO_ROW + "\n    AND NOT EXISTS (SELECT 1 FROM tasks",
+                "WHERE NOT EXISTS (SELECT 1 FROM tasks",
+            ),
+        )
     ),
     *_pair(
         "attempts are not charged",

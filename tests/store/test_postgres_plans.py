@@ -340,24 +340,48 @@ def test_cancel_requests_go_by_their_index_where_a_vacuum_saw_an_empty_table(pg_
     store.close()
 
 
-def test_the_look_for_the_dead_passes_over_what_the_living_held(crowded: PostgresStore) -> None:
-    living = ("alive-1", "alive-2", "w0", "w1", "w2")
-    for one in living:
-        crowded.register(worker(one), timeout_s=3_600.0, exclusive=False)
+def test_the_look_for_the_dead_reads_no_task(crowded: PostgresStore) -> None:
     lease = lead(crowded, "w1", 3_600.0)
-    with dead_entries(crowded, "alive-2"), dead_entries(crowded, "w1"):
-        with watched_plans(crowded) as plans:
-            for _ in range(ROUNDS):
-                assert crowded.recover(lease).workers == []
-        looked = [plan for plan in plans if "lag(id)" in plan["Query Text"]]
-        assert len(looked) == ROUNDS
-        assert not any("SKIP LOCKED" in plan["Query Text"] for plan in plans), "nothing to recover"
-        # For each of the gaps before, between and after the five: from the root of the index to a leaf, and perhaps the next one
-        # and a row there. And a few for the workers and the leader.
-        assert all(pages(plan) <= 6 * 5 + 20 for plan in looked), [pages(plan) for plan in looked]
-    for one in living:
-        crowded.deregister(one)
+    crowded.recover(lease)  # what other tests have left
+    held_by(crowded, "alive")
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS):
+            assert crowded.recover(lease).workers == []
+    looked = [plan for plan in plans if "claim_ranges" in plan["Query Text"]]
+    assert len(looked) == ROUNDS
+    assert not any("SKIP LOCKED" in plan["Query Text"] for plan in plans), "nothing to recover"
+    assert {table for plan in looked for table, _ in scans(plan)} == {"claim_ranges", "workers", "leader"}
+    crowded.deregister("alive")
+    crowded.recover(lease)
     crowded.resign(lease)
+
+
+def test_what_is_held_is_found_by_the_ranges_of_claims(crowded: PostgresStore) -> None:
+    lease = lead(crowded, "w1", 3_600.0)
+    crowded.recover(lease)
+    held_by(crowded, "alive")
+    with watched_plans(crowded) as plans:
+        for _ in range(ROUNDS):
+            assert len(crowded.owned("alive")) == BATCH
+        crowded.deregister("alive")
+        assert crowded.recover(lease).pending == BATCH
+    looked = [plan for plan in plans if "first_due" in plan["Query Text"]]
+    assert len(looked) == ROUNDS + 2, "orphans, and what may be forgotten"
+    for plan in looked:
+        locked = (
+            {("tasks", "tasks_pkey")} if "SKIP LOCKED" in plan["Query Text"] and "DISTINCT t.id" in plan["Query Text"] else set()
+        )
+        assert {scan for scan in scans(plan) if scan[0] == "tasks"} == {("tasks", CLAIMABLE)} | locked
+    # The rows, the pages of the index, and what other tests have left dead in it.
+    assert all(pages(plan) <= 8 * BATCH for plan in looked), [pages(plan) for plan in looked]
+    crowded.resign(lease)
+
+
+def held_by(store: PostgresStore, worker_id: str) -> None:
+    """A living worker with some tasks."""
+    store.register(worker(worker_id), timeout_s=3_600.0, exclusive=False)
+    store.enqueue([new(queue="held") for _ in range(BATCH)])
+    assert len(take(store, BATCH, worker_id, lanes=[LaneAsk(queue="held", priority=0, limit=BATCH)])) == BATCH
 
 
 _blank: dict[str, Any] = {

@@ -27,7 +27,7 @@ from tests.pg_cluster import PgCluster
 SECRET = "not for everybody"
 TABLES = (
     *("tasks", "task_history", "task_attempts", "task_traces", "workers", "leader", "queues", "counters", "departures"),
-    "schema_migrations",
+    *("claim_ranges", "schema_migrations"),
 )
 
 

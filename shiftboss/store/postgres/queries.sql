@@ -142,7 +142,7 @@ SELECT CAST(g.id AS text), CAST(coalesce(t.id, (
     LIMIT 1), (
     SELECT g.id FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id AND g.id = ANY (c.ids) LIMIT 1), k.id) AS text)
 FROM json_to_recordset(CAST(:rows AS json)) AS g(id uuid, unique_key text)
-LEFT JOIN tasks k ON k.unique_key = g.unique_key AND k.status IN ('pending', 'claimed', 'running')
+LEFT JOIN tasks k ON k.unique_key = g.unique_key AND k.dead_at IS NULL
 LEFT JOIN tasks t ON t.id = g.id;
 
 -- name: get_task
@@ -170,16 +170,16 @@ FROM task_attempts WHERE task_id = CAST(:id AS uuid) ORDER BY fence;
 -- A loose index scan: from one (queue, priority) straight to the next, so the cost is the number of lanes, not of tasks. Of each
 -- it meets what is due first.
 WITH RECURSIVE lane AS (
-  (SELECT queue, priority, due_at FROM tasks WHERE status = 'pending' ORDER BY queue, priority DESC, due_at LIMIT 1)
+  (SELECT queue, priority, due_at FROM tasks WHERE dead_at IS NULL AND status = 'pending' ORDER BY queue, priority DESC, due_at LIMIT 1)
   UNION ALL
   SELECT next.queue, next.priority, next.due_at
   FROM lane CROSS JOIN LATERAL (
     (SELECT t.queue, t.priority, t.due_at FROM tasks t
-     WHERE t.status = 'pending' AND t.queue = lane.queue AND t.priority < lane.priority
+     WHERE t.dead_at IS NULL AND t.status = 'pending' AND t.queue = lane.queue AND t.priority < lane.priority
      ORDER BY t.queue, t.priority DESC, t.due_at LIMIT 1)
     UNION ALL
     (SELECT t.queue, t.priority, t.due_at FROM tasks t
-     WHERE t.status = 'pending' AND t.queue > lane.queue
+     WHERE t.dead_at IS NULL AND t.status = 'pending' AND t.queue > lane.queue
      ORDER BY t.queue, t.priority DESC, t.due_at LIMIT 1)
     LIMIT 1
   ) next
@@ -212,9 +212,9 @@ SELECT CAST(set_config('shiftboss.turn', CASE WHEN pg_try_advisory_xact_lock(
 WITH lane AS (
   {asked_lanes}
 ), chosen AS MATERIALIZED (
-  SELECT picked.id, picked.spot FROM lane CROSS JOIN LATERAL (
-    SELECT t.id, t.ctid AS spot FROM tasks t
-    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.status = 'pending'
+  SELECT picked.id, picked.spot, lane.queue, lane.priority, picked.due_at FROM lane CROSS JOIN LATERAL (
+    SELECT t.id, t.ctid AS spot, t.due_at FROM tasks t
+    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.dead_at IS NULL AND t.status = 'pending'
       AND t.due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())
       AND t.due_at >= coalesce(to_timestamp(lane.since), '-infinity')
       AND t.type = ANY (CAST(:types AS text[]))
@@ -222,6 +222,8 @@ WITH lane AS (
   ) picked LIMIT CAST(:most AS integer)
 ), placed AS (
   SELECT id, spot, row_number() OVER () AS place FROM chosen
+), reached AS (
+  {reach_chosen}
 )
 {claim_chosen};
 
@@ -232,7 +234,7 @@ WITH lane AS (
 ), candidate AS MATERIALIZED (
   SELECT found.id, found.due_at FROM lane CROSS JOIN LATERAL (
     SELECT t.id, t.due_at FROM tasks t
-    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.status = 'pending'
+    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.dead_at IS NULL AND t.status = 'pending'
       AND t.due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())
       AND t.due_at >= coalesce(to_timestamp(lane.since), '-infinity')
       AND t.type = ANY (CAST(:types AS text[]))
@@ -240,11 +242,13 @@ WITH lane AS (
     LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
   ) found ORDER BY found.due_at, found.id LIMIT 2 * CAST(:most AS integer) + 32
 ), chosen AS MATERIALIZED (
-  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id BETWEEN candidate.id AND candidate.id
+  SELECT t.id, t.ctid AS spot, t.queue, t.priority, t.due_at FROM candidate JOIN tasks t ON t.id BETWEEN candidate.id AND candidate.id
   WHERE t.status || '' = 'pending'
   ORDER BY candidate.due_at, candidate.id LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
 ), placed AS (
   SELECT id, spot, row_number() OVER () AS place FROM chosen
+), reached AS (
+  {reach_chosen}
 )
 {claim_chosen};
 
@@ -255,7 +259,7 @@ WITH lane AS (
 ), candidate AS MATERIALIZED (
   SELECT found.id, found.due_at FROM lane CROSS JOIN LATERAL (
     SELECT t.id, t.due_at FROM tasks t
-    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.status = 'pending'
+    WHERE t.queue = lane.queue COLLATE "C" AND t.priority = lane.priority AND t.dead_at IS NULL AND t.status = 'pending'
       AND t.due_at <= coalesce(CAST(:now AS timestamptz), statement_timestamp())
       AND t.due_at >= coalesce(to_timestamp(lane.since), '-infinity')
       AND t.type = ANY (CAST(:types AS text[]))
@@ -263,13 +267,24 @@ WITH lane AS (
     LIMIT CASE WHEN lane.most < CAST(:most AS integer) THEN lane.most ELSE 2 * CAST(:most AS integer) + 32 END
   ) found ORDER BY found.due_at DESC, found.id DESC LIMIT 2 * CAST(:most AS integer) + 32
 ), chosen AS MATERIALIZED (
-  SELECT t.id, t.ctid AS spot FROM candidate JOIN tasks t ON t.id BETWEEN candidate.id AND candidate.id
+  SELECT t.id, t.ctid AS spot, t.queue, t.priority, t.due_at FROM candidate JOIN tasks t ON t.id BETWEEN candidate.id AND candidate.id
   WHERE t.status || '' = 'pending'
   ORDER BY candidate.due_at DESC, candidate.id DESC LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED
 ), placed AS (
   SELECT id, spot, row_number() OVER () AS place FROM chosen
+), reached AS (
+  {reach_chosen}
 )
 {claim_chosen};
+
+-- name: reach_chosen
+-- Where what is claimed can be found again: no index says who holds a task. What was chosen and not had does no harm.
+INSERT INTO claim_ranges AS r (worker_id, queue, priority, period, first_due, last_due)
+  SELECT :worker_id, queue, priority, CAST(extract(epoch FROM coalesce(CAST(:now AS timestamptz), statement_timestamp())) AS bigint) / 5,
+    min(due_at), max(due_at)
+  FROM chosen GROUP BY queue, priority ORDER BY queue COLLATE "C", priority
+  ON CONFLICT (worker_id, queue, priority, period) DO UPDATE SET
+    first_due = least(r.first_due, excluded.first_due), last_due = greatest(r.last_due, excluded.last_due), claims = r.claims + 1
 
 -- name: claim_chosen
 -- The common end of the claims. max_attempts makes room for one more run where an operator put a spent task back as it was.
@@ -510,9 +525,37 @@ SELECT CAST(g.id AS text), g.fence,
   OR EXISTS (SELECT 1 FROM task_attempts a WHERE a.task_id = g.id AND a.fence = g.fence AND a.outcome <> 'lost')
 FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS g(id, fence);
 
+-- name: in_range
+-- The tasks that a worker holds stand in the ranges of its claims.
+t.queue = r.queue AND t.priority = r.priority AND t.due_at BETWEEN r.first_due AND r.last_due AND t.dead_at IS NULL
+AND t.worker_id || '' = r.worker_id AND t.status || '' IN ('claimed', 'running')
+
 -- name: owned
-SELECT CAST(id AS text), fence, status, cancel_requested FROM tasks
-WHERE worker_id = :worker_id AND status IN ('claimed', 'running') ORDER BY id;
+-- On the way the ranges are made as short as what is held, or empty. Not where a claim came meanwhile, of which this snapshot knows
+-- nothing: its count tells. What was empty before goes, unless a claim has it just now. In the order of the key, as claims write
+-- them, so that two never wait for each other in a circle.
+WITH held AS MATERIALIZED (
+  SELECT t.id, t.fence, t.status, t.cancel_requested, r.queue, r.priority, r.period, t.due_at
+  FROM claim_ranges r JOIN tasks t ON {in_range} WHERE r.worker_id = :worker_id
+), seen AS MATERIALIZED (
+  SELECT queue, priority, period, max(claims) AS claims, min(due_at) AS first_due, max(due_at) AS last_due FROM (
+    SELECT queue, priority, period, claims, NULL AS due_at FROM claim_ranges WHERE worker_id = :worker_id
+    UNION ALL SELECT queue, priority, period, NULL, due_at FROM held
+  ) both_ GROUP BY queue, priority, period ORDER BY queue, priority, period
+), shorter AS (
+  UPDATE claim_ranges r SET
+    first_due = coalesce(seen.first_due, r.last_due + interval '1 microsecond'), last_due = coalesce(seen.last_due, r.last_due)
+  FROM seen
+  WHERE r.worker_id = :worker_id AND r.queue = seen.queue AND r.priority = seen.priority AND r.period = seen.period
+    AND r.claims = seen.claims AND r.first_due < coalesce(seen.first_due, r.last_due + interval '1 microsecond')
+), spare AS MATERIALIZED (
+  SELECT queue, priority, period FROM claim_ranges
+  WHERE worker_id = :worker_id AND first_due > last_due FOR UPDATE SKIP LOCKED
+), gone AS (
+  DELETE FROM claim_ranges r USING spare
+  WHERE r.worker_id = :worker_id AND r.queue = spare.queue AND r.priority = spare.priority AND r.period = spare.period
+)
+SELECT DISTINCT ON (id) CAST(id AS text), fence, status, cancel_requested FROM held ORDER BY id;
 
 -- name: owned_among
 SELECT CAST(t.id AS text), t.fence, t.status, t.cancel_requested
@@ -520,9 +563,8 @@ FROM unnest(CAST(:ids AS uuid[])) AS given(id) JOIN tasks t ON t.id BETWEEN give
 WHERE t.worker_id || '' = :worker_id AND t.status || '' IN ('claimed', 'running') ORDER BY t.id;
 
 -- name: cancel_requests
--- By an index of nothing but such requests, which is all but empty: `status || ''`, or it may be the index of all that is live,
--- where the entries of what has ended stay for as long as anybody holds a snapshot. The order is by the text of the id, or it may
--- be a walk over the whole primary key, which looks cheap to a planner that saw an empty table.
+-- By an index of nothing but such requests, which is all but empty. The order is by the text of the id, or it may be a walk over
+-- the whole primary key, which looks cheap to a planner that saw an empty table.
 SELECT CAST(id AS text), fence FROM tasks
 WHERE worker_id = :worker_id AND cancel_requested AND status || '' IN ('claimed', 'running') ORDER BY CAST(id AS text);
 
@@ -603,23 +645,9 @@ SELECT true FROM leader WHERE name = 'main' AND worker_id = :worker_id AND term 
 -- name: look_for_dead
 -- Whether there is anything to recover, and when the next worker expires: one statement, since it is asked every few seconds
 -- for ever and the answer is no. Nothing when the term is not ours. Only for those that then look again, with the term held.
--- Who holds a task and has no row stands in a gap between the ids that have one (before the first and after the last, too; no id
--- is empty), so only the gaps are looked into: the tasks of the living, and the entries in the index that theirs left while
--- somebody holds a snapshot, are many. ORDER BY has each gap looked into by that index, whatever ANALYZE saw last.
+-- Who has claimed and has no row is known by the ranges of its claims, until nothing is held there any more.
 SELECT EXISTS (SELECT 1 FROM workers WHERE last_heartbeat > clock.at OR last_heartbeat + make_interval(secs => timeout_s) <= clock.at)
-    OR EXISTS (
-      SELECT 1 FROM (
-        SELECT lag(id) OVER (ORDER BY id) AS lo, id AS hi FROM workers UNION ALL SELECT max(id), NULL FROM workers
-      ) gap CROSS JOIN LATERAL (
-        (SELECT 1 FROM tasks t WHERE t.status IN ('claimed', 'running') AND t.worker_id > gap.lo AND t.worker_id < gap.hi
-         ORDER BY t.worker_id LIMIT 1)
-        UNION ALL
-        (SELECT 1 FROM tasks t WHERE t.status IN ('claimed', 'running') AND gap.lo IS NULL AND t.worker_id < gap.hi
-         ORDER BY t.worker_id LIMIT 1)
-        UNION ALL
-        (SELECT 1 FROM tasks t WHERE t.status IN ('claimed', 'running') AND gap.hi IS NULL AND t.worker_id > coalesce(gap.lo, '')
-         ORDER BY t.worker_id LIMIT 1)
-      ) found),
+    OR EXISTS (SELECT 1 FROM claim_ranges r WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = r.worker_id)),
   (SELECT CAST(extract(epoch FROM min(last_heartbeat + make_interval(secs => timeout_s)) - clock.at) AS double precision) FROM workers)
 FROM (SELECT coalesce(CAST(:now AS timestamptz), clock_timestamp()) AS at) clock CROSS JOIN leader l
 WHERE l.name = 'main' AND l.worker_id = :worker_id AND l.term = :term AND l.expires_at > clock.at;
@@ -640,16 +668,57 @@ SELECT CAST(extract(epoch FROM min(last_heartbeat + make_interval(secs => timeou
 FROM workers;
 
 -- name: orphans
--- Leased by a worker that has no row. :after goes past those that could not be recovered.
-SELECT CAST(t.id AS text), t.fence FROM tasks t
-WHERE t.status IN ('claimed', 'running') AND t.id > CAST(:after AS uuid)
-  AND NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = t.worker_id)
-ORDER BY t.id LIMIT CAST(:most AS integer) FOR UPDATE OF t SKIP LOCKED;
+-- Leased by a worker that has no row. :after goes past those that could not be recovered. By the text of the id, as above.
+WITH found AS MATERIALIZED (
+  SELECT DISTINCT t.id, r.worker_id FROM claim_ranges r JOIN tasks t ON {in_range}
+  WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = r.worker_id)
+)
+{lock_found} SKIP LOCKED;
 
 -- name: held_by_others
-SELECT CAST(t.id AS text), t.fence FROM tasks t
-WHERE t.status IN ('claimed', 'running') AND t.worker_id <> :worker_id AND t.id > CAST(:after AS uuid)
-ORDER BY t.id LIMIT CAST(:most AS integer) FOR UPDATE OF t;
+WITH found AS MATERIALIZED (
+  SELECT DISTINCT t.id, r.worker_id FROM claim_ranges r JOIN tasks t ON {in_range} WHERE r.worker_id <> :worker_id
+)
+{lock_found};
+
+-- name: lock_found
+SELECT CAST(t.id AS text), t.fence FROM found JOIN tasks t ON t.id BETWEEN found.id AND found.id
+WHERE t.worker_id || '' = found.worker_id AND t.status || '' IN ('claimed', 'running')
+  AND CAST(t.id AS text) COLLATE "C" > :after
+ORDER BY CAST(t.id AS text) COLLATE "C" LIMIT CAST(:most AS integer) FOR UPDATE OF t
+
+-- name: forget_ranges
+-- Those of workers that have no row and hold nothing. Not where one that was frozen has just claimed: its count tells.
+WITH seen AS MATERIALIZED (
+  SELECT r.worker_id, r.queue, r.priority, r.period, r.claims FROM claim_ranges r
+  WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = r.worker_id)
+    AND NOT EXISTS (SELECT 1 FROM tasks t WHERE {in_range} OFFSET 0)
+  ORDER BY r.worker_id, r.queue, r.priority, r.period
+)
+DELETE FROM claim_ranges r USING seen
+WHERE r.worker_id = seen.worker_id AND r.queue = seen.queue AND r.priority = seen.priority AND r.period = seen.period
+  AND r.claims = seen.claims;
+
+-- name: cover_leased
+-- Whatever is leased stands in a range of its worker, also where no claim of ours has leased it: workers of a version that knew no
+-- ranges while the schema was brought up to date, a hand. It reads so many tasks from :after on, and says how far it came.
+WITH page AS MATERIALIZED (
+  SELECT id, status, worker_id, queue, priority, due_at FROM tasks
+  WHERE id > CAST(:after AS uuid) ORDER BY id LIMIT CAST(:most AS integer)
+), leased AS (
+  SELECT worker_id, queue, priority, min(due_at) AS first_due, max(due_at) AS last_due FROM page
+  WHERE status IN ('claimed', 'running') GROUP BY worker_id, queue, priority
+), covered AS (
+  INSERT INTO claim_ranges AS r (worker_id, queue, priority, period, first_due, last_due)
+  SELECT worker_id, queue, priority, 0, first_due, last_due FROM leased
+  WHERE NOT EXISTS (SELECT 1 FROM claim_ranges c
+                    WHERE c.worker_id = leased.worker_id AND c.queue = leased.queue AND c.priority = leased.priority
+                      AND c.first_due <= leased.first_due AND c.last_due >= leased.last_due)
+  ORDER BY worker_id, queue, priority
+  ON CONFLICT (worker_id, queue, priority, period) DO UPDATE SET
+    first_due = least(r.first_due, excluded.first_due), last_due = greatest(r.last_due, excluded.last_due), claims = r.claims + 1
+)
+SELECT CAST(id AS text) FROM page ORDER BY id OFFSET CAST(:most AS integer) - 1;
 
 -- name: fold_departures
 WITH folded AS (
@@ -666,9 +735,8 @@ WHERE NOT EXISTS (SELECT 1 FROM workers w WHERE w.id = counters.worker_id OR sta
 
 -- name: prune_dead_letters
 WITH old AS (
-  SELECT id FROM tasks WHERE status = 'dead_letter'
-    AND updated_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
-  ORDER BY updated_at LIMIT CAST(:most AS integer) FOR UPDATE SKIP LOCKED
+  SELECT id FROM tasks WHERE dead_at < coalesce(CAST(:now AS timestamptz), clock_timestamp()) - make_interval(secs => CAST(:keep_s AS double precision))
+  ORDER BY dead_at LIMIT CAST(:most AS integer) FOR UPDATE SKIP LOCKED
 ), gone AS (
   DELETE FROM tasks t USING old WHERE t.id = old.id RETURNING t.id, t.type
 ), attempts AS (
@@ -858,7 +926,7 @@ WITH held AS MATERIALIZED (
 ), free AS (
   SELECT id FROM held
   WHERE unique_key IS NULL OR (
-    NOT EXISTS (SELECT 1 FROM tasks o WHERE o.unique_key = held.unique_key AND o.status IN ('pending', 'claimed', 'running'))
+    NOT EXISTS (SELECT 1 FROM tasks o WHERE o.unique_key = held.unique_key AND o.dead_at IS NULL)
     AND NOT EXISTS (SELECT 1 FROM held other WHERE other.unique_key = held.unique_key AND other.id > held.id))
 ), moved AS (
   UPDATE tasks t SET status = 'pending', attempts = 0, refunds = 0, next_retry_at = NULL, worker_id = NULL, started_at = NULL,

@@ -13,15 +13,15 @@ FROM pg_roles r, pg_class c WHERE c.oid = CAST('tasks' AS regclass) AND r.rolnam
 -- name: revoke
 -- Whatever it had before, columns included: what is granted below is all that is left.
 REVOKE ALL ON {schema}.tasks, {schema}.task_history, {schema}.task_history_default, {schema}.task_attempts, {schema}.task_traces,
-  {schema}.workers, {schema}.leader, {schema}.queues, {schema}.counters, {schema}.departures, {schema}.schema_migrations
-  FROM {role};
+  {schema}.workers, {schema}.leader, {schema}.queues, {schema}.counters, {schema}.departures, {schema}.claim_ranges,
+  {schema}.schema_migrations FROM {role};
 REVOKE ALL ON FUNCTION {schema}.add_history_day(date), {schema}.drop_history_day(date) FROM {role};
 
 -- name: worker
 -- A service and its operators. It creates nothing: days of the history by the two functions.
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.tasks, {schema}.task_history, {schema}.workers, {schema}.counters,
-  {schema}.departures TO {role};
+  {schema}.departures, {schema}.claim_ranges TO {role};
 GRANT SELECT, INSERT, DELETE ON {schema}.task_attempts, {schema}.task_traces TO {role};
 GRANT SELECT, INSERT, UPDATE ON {schema}.leader, {schema}.queues TO {role};
 GRANT SELECT, DELETE ON {schema}.task_history_default TO {role};
@@ -33,7 +33,7 @@ GRANT EXECUTE ON FUNCTION {schema}.add_history_day(date), {schema}.drop_history_
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT INSERT (id, type, queue, priority, args, max_attempts, timeout_s, unique_key, tags, meta, enqueued_at, run_at, updated_at)
   ON {schema}.tasks TO {role};
-GRANT SELECT (id, status, unique_key, enqueued_at, run_at) ON {schema}.tasks TO {role};
+GRANT SELECT (id, status, dead_at, unique_key, enqueued_at, run_at) ON {schema}.tasks TO {role};
 GRANT SELECT (id, finished_at) ON {schema}.task_history TO {role};
 GRANT SELECT (first_id, last_id, ids) ON {schema}.task_traces TO {role};
 GRANT SELECT (sleeping) ON {schema}.workers TO {role};
@@ -43,10 +43,10 @@ GRANT SELECT ON {schema}.schema_migrations TO {role};
 -- Status, lists and figures, changing nothing: all but args, result, meta and progress.
 GRANT USAGE ON SCHEMA {schema} TO {role};
 GRANT SELECT (id, type, queue, status, priority, attempts, max_attempts, refunds, fence, worker_id, unique_key, timeout_s, tags,
-              cancel_requested, last_error, enqueued_at, run_at, next_retry_at, due_at, started_at, updated_at)
+              cancel_requested, last_error, enqueued_at, run_at, next_retry_at, due_at, started_at, updated_at, dead_at)
   ON {schema}.tasks TO {role};
 GRANT SELECT (id, type, queue, status, priority, attempts, max_attempts, fence, worker_id, unique_key, timeout_s, tags, last_error,
               enqueued_at, run_at, started_at, finished_at, duration_s, updated_at)
   ON {schema}.task_history TO {role};
 GRANT SELECT ON {schema}.task_attempts, {schema}.task_traces, {schema}.workers, {schema}.leader, {schema}.queues,
-  {schema}.counters, {schema}.departures, {schema}.schema_migrations TO {role};
+  {schema}.counters, {schema}.departures, {schema}.claim_ranges, {schema}.schema_migrations TO {role};

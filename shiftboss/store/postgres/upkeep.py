@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -28,6 +29,8 @@ _DAY_S: Final = 86_400.0
 _EXACT_BELOW_S: Final = 2 * _DAY_S
 _PREFIX: Final = "task_history_"
 _BATCH: Final = 500
+_COVER_BATCH: Final = 10_000
+_COVER_S: Final = 0.2
 # Dropping a partition shuts everyone out of the history for a moment; rather try again at the next prune than queue up.
 _DROP_LOCK_S: Final = 1.0
 
@@ -41,6 +44,7 @@ class Upkeep:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._after = NIL_ID  # past orphans that could not be recovered
+        self._covered = NIL_ID  # up to this task the ranges of claims have been gone through
 
     # ---- elections
 
@@ -68,13 +72,14 @@ class Upkeep:
 
     def _recover(self, lease: LeaderLease, limit: int, now: datetime | None) -> Recovered:
         with self._link.connected() as connection, connection.transaction():
-            bounds(connection)
+            bounds(connection, pinned=True)  # ranges are gone through by index, whatever ANALYZE saw last
             if not self._holds(connection, lease, now):
                 return Recovered()
             run(connection, "pull_back_heartbeats", {"now": now})
             removed = [row[0] for row in run(connection, "remove_expired_workers", {"now": now})]
             orphans = self._orphans(connection, limit)
             states = self._lose(connection, lease.worker_id, orphans, now)
+            run(connection, "forget_ranges", {})
             expiry = run(connection, "next_expiry", {"now": now}).fetchone()
         return Recovered(
             workers=removed,
@@ -91,6 +96,7 @@ class Upkeep:
         while True:
             found = run(connection, "held_by_others", {"worker_id": worker_id, "after": after, "most": _BATCH}).fetchall()
             if not found:
+                run(connection, "forget_ranges", {})
                 return recovered
             recovered += len(self._lose(connection, worker_id, [(id_, fence) for id_, fence in found], now))
             after = found[-1][0]
@@ -130,8 +136,18 @@ class Upkeep:
         pruned = self._prune_rows(lease, retention, limit, now)
         if pruned is None:
             return 0
+        self._cover()
         today = self._link.rows("now", {"now": now})[0][0]
         return pruned + self._turn_partitions(lease, retention, today, now)
+
+    def _cover(self) -> None:
+        """See to it that what is leased is found when its worker is dead: for a while, and on from there next time."""
+        until_s = time.monotonic() + _COVER_S
+        while time.monotonic() < until_s:
+            further = self._link.rows("cover_leased", {"after": self._covered, "most": _COVER_BATCH}, pinned=True)
+            self._covered = further[0][0] if further else NIL_ID
+            if not further:
+                return
 
     def _prune_rows(self, lease: LeaderLease, retention: Retention, limit: int, now: datetime | None) -> int | None:
         """Rows that do not go with a partition; `None` when the term is not ours any more."""
