@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from store_harness import lead, put, worker
 
+from shiftboss.store.base import Retention
 from shiftboss.store.postgres import link
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 
@@ -113,6 +114,7 @@ def test_what_an_idle_worker_asks_again_and_again_is_one_statement_each(store: P
         assert len(said) == 1, said
     others = open_postgres(store._link.address.conninfo)
     others.now()
+    others.prune(lease, Retention(completed_s=60.0, cancelled_s=60.0, dead_letter_s=60.0, result_s=60.0))
     for ask in (
         lambda: others.beat("w", 0, 8, 30.0),
         lambda: others.renew(lease, 30.0),

@@ -144,9 +144,11 @@ class Upkeep:
         """See to it that what is leased is found when its worker is dead: for a while, and on from there next time."""
         until_s = time.monotonic() + _COVER_S
         while time.monotonic() < until_s:
-            further = self._link.rows("cover_leased", {"after": self._covered, "most": _COVER_BATCH}, pinned=True)
-            self._covered = further[0][0] if further else NIL_ID
-            if not further:
+            with self._link.transaction(pinned=True) as connection:  # only this: all else that a leader asks has plans as ever
+                cursor = run(connection, "cover_leased", {"after": self._covered, "most": _COVER_BATCH})
+            further = cursor.fetchone()
+            self._covered = NIL_ID if further is None else further[0]
+            if further is None:
                 return
 
     def _prune_rows(self, lease: LeaderLease, retention: Retention, limit: int, now: datetime | None) -> int | None:
