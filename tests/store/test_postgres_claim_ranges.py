@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import psycopg
 import pytest
 from store_harness import ManualClock, ask, ended, finish, finish_one, lead, new, put, status, take, take_one, worker
 
+from shiftboss.lease import LeaderLease
 from shiftboss.model import Lease, TaskState, Verdict
 from shiftboss.store.base import Exchange, Retention
 from shiftboss.store.postgres import migrate, upkeep
@@ -23,6 +24,7 @@ from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.conftest import as_owner
 
 DAY_S = 86_400.0
+PATIENCE_S = 20.0
 KEEP = Retention(completed_s=DAY_S, cancelled_s=DAY_S, dead_letter_s=DAY_S, result_s=DAY_S)
 _INDEXED = """
 SELECT DISTINCT a.attname FROM pg_index i
@@ -30,6 +32,7 @@ JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid 
 JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
 WHERE i.indrelid = 'tasks'::regclass AND a.attnum > 0
 """
+_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 _REWRITTEN = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'tasks'"
 
 
@@ -67,16 +70,19 @@ def claiming(dsn: str, store: PostgresStore, clock: ManualClock, waits: int) -> 
         query, params = _claim_statement(request, request.claim, clock.now())
         assert len(run(connection, query, params).fetchall()) == 1
         yield
-        with psycopg.connect(as_owner(dsn), autocommit=True) as other:
-            deadline_s = time.monotonic() + 20
-            while time.monotonic() < deadline_s:
-                (found,) = other.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-                ).fetchone() or (0,)
-                if found == waits:
-                    return
-                time.sleep(0.01)
-    raise AssertionError("nobody waited for it")
+        assert until_told(as_owner(dsn), _WAITING, lambda row: row[0] == waits) == (waits,)
+
+
+def until_told(dsn: str, query: str, is_it: Callable[[tuple[Any, ...]], bool]) -> tuple[Any, ...]:
+    """The server's counters ring for nobody: ask until they are right, or have had time enough; the last answer."""
+    pause, give_up_s = Event(), time.monotonic() + PATIENCE_S
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while True:
+            row = connection.execute(query).fetchone()
+            assert row is not None
+            if is_it(row) or time.monotonic() > give_up_s:
+                return row
+            pause.wait(0.02)
 
 
 # ---- the page
@@ -95,12 +101,9 @@ def test_claims_and_starts_are_written_on_the_page_of_their_task(pg_empty_databa
     claims = take(store, 400, running=0)
     store.exchange(Exchange(worker_id="w1", starts=[Lease(claim.task_id, claim.fence) for claim in claims[::4]]))
     store.close()  # a session tells its counts when it ends
-    deadline_s = time.monotonic() + 20
-    with psycopg.connect(pg_empty_database, autocommit=True) as connection:
-        while (found := connection.execute(_REWRITTEN).fetchone() or (0, 0))[0] < 500 and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-    assert found[0] == 500
-    assert found[1] >= 450, "a page has room for the claim of each of its tasks, and for some starts"
+    rewritten, in_place = until_told(pg_empty_database, _REWRITTEN, lambda row: row[0] >= 500)
+    assert rewritten == 500
+    assert in_place >= 450, "a page has room for the claim of each of its tasks, and for some starts"
 
 
 # ---- what a worker holds
@@ -171,7 +174,7 @@ def test_a_range_is_not_emptied_under_a_claim(pg_database: str, store: PostgresS
     looking = Thread(target=other.owned, args=("w1",))
     with claiming(pg_database, store, clock, waits=1):
         looking.start()
-    looking.join(20)
+    looking.join(PATIENCE_S)
     assert owned(store) == [task_id]
     other.close()
 
@@ -200,7 +203,7 @@ def test_a_range_is_not_made_shorter_under_a_claim(pg_database: str, store: Post
     looking = Thread(target=other.owned, args=("w1",))
     with claiming(pg_database, store, clock, waits=1):
         looking.start()
-    looking.join(20)
+    looking.join(PATIENCE_S)
     assert owned(store) == sorted([between, late])
     other.close()
 
@@ -217,7 +220,7 @@ def test_what_a_removed_worker_claims_meanwhile_is_recovered(pg_database: str, s
     looking = Thread(target=other.recover, args=(lease,))
     with claiming(pg_database, store, clock, waits=1):
         looking.start()
-    looking.join(20)
+    looking.join(PATIENCE_S)
     assert status(store, task_id) is TaskState.RUNNING
     assert other.recover(lease).pending == 1
     assert status(store, task_id) is TaskState.PENDING
@@ -265,8 +268,20 @@ def test_a_cleaning_goes_through_the_whole_table_in_steps(
         connection.execute("UPDATE tasks SET status = 'running', worker_id = 'w1', attempts = 1, fence = 1")
     lease = lead(store)
     for _ in range(2):  # the second time from the beginning again
+        with psycopg.connect(as_owner(pg_database), autocommit=True) as connection:
+            connection.execute("DELETE FROM claim_ranges")
+        assert owned(store) == []
         store.prune(lease, KEEP)
         assert owned(store) == ids
+
+
+def test_a_leader_that_was_replaced_covers_nothing(store: PostgresStore, pg_database: str) -> None:
+    put(store)
+    with psycopg.connect(as_owner(pg_database), autocommit=True) as connection:
+        connection.execute("UPDATE tasks SET status = 'running', worker_id = 'w1', attempts = 1, fence = 1")
+    lease = lead(store)
+    store._upkeep._cover(LeaderLease(lease.worker_id, lease.term - 1), None)
+    assert ranges(pg_database) == []
 
 
 def test_a_schema_before_ranges_is_brought_up_to_date_under_a_worker(

@@ -190,7 +190,7 @@ class PostgresStore:
             "now": self._now(),
         }
         with self._link.connected() as connection, connection.transaction():
-            bounds(connection, pinned=True)
+            bounds(connection, pinned=True)  # to take over goes through ranges by index, whatever ANALYZE saw last
             run(connection, "register", row)
             return self._upkeep.take_over(connection, worker.id, self._now()) if exclusive else 0
 

@@ -136,17 +136,19 @@ class Upkeep:
         pruned = self._prune_rows(lease, retention, limit, now)
         if pruned is None:
             return 0
-        self._cover()
+        self._cover(lease, now)
         today = self._link.rows("now", {"now": now})[0][0]
         return pruned + self._turn_partitions(lease, retention, today, now)
 
-    def _cover(self) -> None:
+    def _cover(self, lease: LeaderLease, now: datetime | None) -> None:
         """See to it that what is leased is found when its worker is dead: for a while, and on from there next time."""
         until_s = time.monotonic() + _COVER_S
         while time.monotonic() < until_s:
-            with self._link.transaction(pinned=True) as connection:  # only this: all else that a leader asks has plans as ever
-                cursor = run(connection, "cover_leased", {"after": self._covered, "most": _COVER_BATCH})
-            further = cursor.fetchone()
+            with self._link.connected() as connection, connection.transaction():
+                bounds(connection, pinned=True)  # of this alone: all else that a leader asks has plans as ever
+                if not self._holds(connection, lease, now):
+                    return
+                further = run(connection, "cover_leased", {"after": self._covered, "most": _COVER_BATCH}).fetchone()
             self._covered = NIL_ID if further is None else further[0]
             if further is None:
                 return
