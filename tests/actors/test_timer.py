@@ -112,7 +112,7 @@ def test_a_name_can_be_set_from_within_its_delivery() -> None:
 
 def test_thousands_of_settings_deliver_each_name_once(alarms: Alarms) -> None:
     for number in range(5_000):
-        alarms.timer.after(f"name-{number % 50}", 0.2)
+        alarms.timer.after(f"name-{number % 50}", 1.0)
     assert sorted(alarms.names(50)) == sorted(f"name-{number}" for number in range(50))
     assert alarms.until("end") == []
 
