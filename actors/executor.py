@@ -145,7 +145,8 @@ class Executor(ProcessActor):
         match order:
             case Execute(stored=stored, cells=cells, claims=claims):
                 self._pool.forget(stored)
-                self._pool.submit([Job(cell, claim, registry.get(claim.type)) for cell, claim in zip(cells, claims, strict=True)])
+                tasks = {name: registry.get(name) for name in {claim.type for claim in claims}}
+                self._pool.submit([Job(cell, claim, tasks[claim.type]) for cell, claim in zip(cells, claims, strict=True)])
                 if self._wear.out_of_tasks(self._done):
                     self._look_for_wear()
             case Recall(cells=cells):

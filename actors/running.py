@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -36,6 +37,7 @@ STUCK_S: Final = 0.002  # a thread that ends no task for so long while some wait
 _UNKNOWN_S: Final = 1.0
 _SMOOTH: Final = 1 / 64  # so one long task among the short ones is enough to wake the next thread at once again
 
+_IS_ASYNC: Final = attrgetter("task.is_async")
 _REASONS: Final = {
     "timeout": Outcome.TIMEOUT,
     "cancel": Outcome.CANCELLED,
@@ -50,7 +52,7 @@ class Job(msgspec.Struct, eq=False, gc=False):
     cell: int
     claim: Claim
     task: Task[..., object]
-    attempt: Attempt | None = None
+    attempt: Attempt | None = None  # while it runs
     future: asyncio.Task[None] | None = None  # of an async handler
     asked: str | None = None  # to stop, and why, before it had begun
     ended: Ended | None = None
@@ -105,7 +107,7 @@ class Pool:
         """Run these as slots become free."""
         self._worker = self._worker_id()  # who has claimed them: asked once for all
         self.jobs.update([(job.cell, job) for job in jobs])
-        runs = [(is_async, list(run)) for is_async, run in groupby(jobs, lambda job: job.task.is_async)]
+        runs = [(is_async, list(run)) for is_async, run in groupby(jobs, _IS_ASYNC)]
         with self._lock:
             self._later.extend(runs)
             self._fill()
@@ -161,8 +163,9 @@ class Pool:
         """`attempt.stopping` turns true for what runs and what is still to start; nothing is cancelled."""
         self._stopping = True  # before the look at each attempt, as those are there before they look at this
         for job in self.jobs.values():
-            if job.attempt is not None:
-                job.attempt.stop(Outcome.INTERRUPTED)
+            attempt = job.attempt  # gone as soon as it has ended
+            if attempt is not None:
+                attempt.stop(Outcome.INTERRUPTED)
 
     def _cancel(self, job: Job, reason: str) -> None:
         if job.ended is not None:
@@ -180,8 +183,9 @@ class Pool:
         """In the loop's thread for an async job: one that has not begun is told when it does (cancelled before its first
         step, it would never run, and its slot would never be free again)."""
         job.asked = reason
-        if job.attempt is not None:
-            _ask(job.attempt, reason)
+        attempt = job.attempt  # gone as soon as it has ended
+        if attempt is not None:
+            _ask(attempt, reason)
             if job.future is not None:
                 job.future.cancel()
 
@@ -284,6 +288,7 @@ class Pool:
     def _end(self, job: Job, ended: Ended) -> None:
         self._table.end(job.cell)
         job.ended = ended
+        job.attempt = None  # the next one then has the same memory, which is still near
         self._on_ended(job.cell, ended)
 
     def _work(self) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Attempt", "run_async", "run_sync"]
 
 _log: Final = logging.getLogger("shiftboss.task")
+_SUCCESS: Final = Outcome.SUCCESS  # an enum's attribute costs a tenth of a microsecond
 
 
 def run_sync(task: Task[..., Any], claim: Claim, attempt: Attempt) -> Ended:
@@ -37,7 +38,7 @@ def run_sync(task: Task[..., Any], claim: Claim, attempt: Attempt) -> Ended:
         result = arguments.call(task.handler, (attempt,) if task.takes_attempt else (), claim.args)
         if result is not None and isawaitable(result):
             _refuse_awaitable(task, result)
-        ended = Ended(task_id=claim.task_id, fence=claim.fence, outcome=Outcome.SUCCESS, result=results.encode(result),
+        ended = Ended(task_id=claim.task_id, fence=claim.fence, outcome=_SUCCESS, result=results.encode(result),
                       started_at=started_at, duration_s=clock.monotonic_s() - started_s)  # fmt: skip
     except BaseException as error:  # noqa: BLE001  a handler may raise anything, sys.exit() too; here it is caught
         ended = _ended_by(error, task, claim, attempt, started_at, clock.monotonic_s() - started_s)
@@ -59,7 +60,7 @@ async def run_async(task: Task[..., Any], claim: Claim, attempt: Attempt) -> End
     try:
         arguments, results = task.codecs()
         result = await arguments.call(task.handler, (attempt,) if task.takes_attempt else (), claim.args)
-        ended = Ended(task_id=claim.task_id, fence=claim.fence, outcome=Outcome.SUCCESS, result=results.encode(result),
+        ended = Ended(task_id=claim.task_id, fence=claim.fence, outcome=_SUCCESS, result=results.encode(result),
                       started_at=started_at, duration_s=clock.monotonic_s() - started_s)  # fmt: skip
     except BaseException as error:  # noqa: BLE001  see run_sync
         # A handler may also await something that was cancelled on its own account; that is a failure like any other.

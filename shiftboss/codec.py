@@ -24,6 +24,7 @@ DEFAULT_MAX_ARGS_BYTES: Final = 1_048_576
 _NOTHING: Final = msgspec.Raw(b"{}")
 _MAX_PATH_CHARS: Final = 300
 _encode: Final = msgspec.json.Encoder().encode
+_astuple: Final = msgspec.structs.astuple
 _AT: Final = re.compile(r"^(?P<what>.*) - at `(?P<path>.*)`$", re.DOTALL)
 _VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 _HIDES_NULL: Final = (msgspec.inspect.StructType, msgspec.inspect.DataclassType)
@@ -45,6 +46,7 @@ class ArgumentsCodec:
         # Positional arguments alone are bound by the struct itself, in C.
         self._binds_itself = all(p.kind is Parameter.POSITIONAL_OR_KEYWORD for p in parameters.values())
         self._has_optional = any(p.default is not Parameter.empty or p.kind in _VARIADIC for p in parameters.values())
+        self._is_plain = self._binds_itself and not self._has_optional
         self._variadic = next((name for name, p in parameters.items() if p.kind is Parameter.VAR_POSITIONAL), None)
         self._struct, self._hides_null = self._define()
         self._decoder = msgspec.json.Decoder(self._struct)
@@ -172,8 +174,8 @@ class ArgumentsCodec:
             values = self._decode(raw)
         except msgspec.DecodeError:
             values = self.decode(raw)  # says it better
-        if self._binds_itself and not self._has_optional:
-            return handler(*first, *msgspec.structs.astuple(values))
+        if self._is_plain:
+            return handler(*first, *_astuple(values))
         args, kwargs = self._split(values)
         return handler(*first, *args, **kwargs)
 

@@ -56,7 +56,7 @@ class Cancel(EndAttempt):
         super().__init__(reason)
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """One run of a task, as its handler sees it; safe to use from any thread.
 
     Attributes:
@@ -70,23 +70,16 @@ class Attempt:
         enqueued_at: Unix seconds by the database's clock.
     """
 
-    __slots__ = ("_claim", "_log", "_on_progress", "clock", "deadline", "stop_outcome", "worker")
+    _claim: Claim
+    worker: str
+    deadline: float | None = None
+    _on_progress: Callable[[Claim, float, str], None] | None = None
+    clock: Clock = _SYSTEM_CLOCK
+    stop_outcome: Outcome | None = None
+    _log: AttemptLogger | None = None
 
-    def __init__(
-        self,
-        claim: Claim,
-        worker_id: str,
-        deadline_s: float | None = None,
-        on_progress: Callable[[Claim, float, str], None] | None = None,
-        clock: Clock = _SYSTEM_CLOCK,
-    ) -> None:
-        self._claim = claim
-        self.worker = worker_id
-        self.deadline = deadline_s
-        self._on_progress = on_progress
-        self._log: AttemptLogger | None = None
-        self.clock = clock
-        self.stop_outcome: Outcome | None = None
+    def __repr__(self) -> str:
+        return f"<Attempt {self.number} of {self.type} {self.task_id}>"  # not the arguments: it may be logged
 
     @property
     def task_id(self) -> str:

@@ -231,7 +231,7 @@ class TaskTester:
     def _run(self, claim: Claim) -> tuple[Ended, TaskState | None]:
         task = registry.get(claim.type)
         deadline_s = None if claim.timeout_s is None else self.clock.monotonic_s() + claim.timeout_s
-        attempt = Attempt(claim, worker_id=self.worker_id, deadline_s=deadline_s, clock=self.clock)
+        attempt = Attempt(claim, worker=self.worker_id, deadline=deadline_s, clock=self.clock)
         ended = _in_new_loop(task, claim, attempt) if task.is_async else run_sync(task, claim, attempt)
         answer = self._store.exchange(Exchange(worker_id=self.worker_id, ended=[ended]))
         return ended, answer.states[0]

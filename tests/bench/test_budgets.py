@@ -240,7 +240,7 @@ def test_the_measure_sees_a_cost_that_doubles() -> None:
     def cost(times: int) -> float:
         began_s = time.thread_time()
         for _ in range(SLICE * times):
-            run_sync(noop, claim, Attempt(claim, worker_id=WORKER))
+            run_sync(noop, claim, Attempt(claim, worker=WORKER))
         return (time.thread_time() - began_s) / SLICE
 
     once, twice = turns_for_each(((cost(1), cost(2)) for _ in range(SLICES)), plain_loop, SLICE)

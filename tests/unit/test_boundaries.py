@@ -271,6 +271,6 @@ def test_a_note_of_progress_is_cut() -> None:
         task_id="0", fence=1, attempt=1, type="t", queue="q", priority=0, args=msgspec.Raw(b"{}"), max_attempts=1, timeout_s=None,
         running=True, enqueued_at=0.0, due_at=0.0,
     )  # fmt: skip
-    Attempt(claim, worker_id="w", on_progress=lambda _claim, _percent, note: notes.append(note)).progress(1, EVIL * 10_000)
+    Attempt(claim, worker="w", _on_progress=lambda _claim, _percent, note: notes.append(note)).progress(1, EVIL * 10_000)
     assert len(notes[0]) <= 500
     assert not _MOVES.search(notes[0])

@@ -95,7 +95,7 @@ def test_what_a_handler_logs_and_prints_is_its_tasks_and_half_a_line_ends_with_i
         task_id="0190", fence=1, attempt=2, type="test:talk", queue="q", priority=0, args=msgspec.Raw(b"{}"), max_attempts=3,
         timeout_s=None, running=True, enqueued_at=0.0, due_at=0.0,
     )  # fmt: skip
-    attempt = Attempt(claim, worker_id="w")
+    attempt = Attempt(claim, worker="w")
     _ = asyncio.run(run_async(handler, claim, attempt)) if is_async else run_sync(handler, claim, attempt)
     told = [(entry["MESSAGE"][0].rpartition(" attempt ")[2], entry["TASK_ID"][0]) for entry in journald.entries()]
     assert told == [

@@ -59,7 +59,7 @@ def claim_of(it: Task[..., Any], *args: Any, attempt: int = 1, max_attempts: int
 
 def run(it: Task[..., Any], *args: Any, prepare: Callable[[Attempt], None] | None = None, **kwargs: Any) -> Ended:
     claim = claim_of(it, *args, **kwargs)
-    attempt = Attempt(claim, worker_id="w-1", clock=ManualClock())
+    attempt = Attempt(claim, worker="w-1", clock=ManualClock())
     if prepare:
         prepare(attempt)
     return asyncio.run(run_async(it, claim, attempt)) if it.is_async else run_sync(it, claim, attempt)
@@ -337,7 +337,7 @@ def test_backoff_may_be_a_function_and_may_be_broken(caplog: pytest.LogCaptureFi
 
 def test_arguments_that_do_not_fit_fail_the_attempt() -> None:
     claim = msgspec.structs.replace(claim_of(send, 1), args=msgspec.Raw(b'{"user_id":"x"}'))
-    ended = run_sync(send, claim, Attempt(claim, worker_id="w"))
+    ended = run_sync(send, claim, Attempt(claim, worker="w"))
     assert ended.outcome is Outcome.FAILED
     assert ended.error is not None and "argument user_id: Expected `int`, got `str`" in ended.error
 
@@ -396,7 +396,7 @@ def test_cancelled_async_handler_ends_as_it_was_asked(asked: Outcome | None, out
 
     async def main() -> Ended:
         claim = claim_of(waits)
-        attempt = Attempt(claim, worker_id="w")
+        attempt = Attempt(claim, worker="w")
         running = asyncio.ensure_future(run_async(waits, claim, attempt))
         await asyncio.sleep(0)
         if asked is not None:
@@ -438,16 +438,21 @@ def test_sync_handler_that_sees_stopping_ends_as_it_was_asked(asked: Outcome, ou
 
 
 def test_the_first_reason_to_stop_stays() -> None:
-    attempt = Attempt(claim_of(send, 1), worker_id="w")
+    attempt = Attempt(claim_of(send, 1), worker="w")
     attempt.stop(Outcome.CANCELLED)
     attempt.stop()
     assert attempt.stop_outcome is Outcome.CANCELLED
 
 
+def test_an_attempt_that_is_logged_shows_no_arguments() -> None:
+    claim = msgspec.structs.replace(claim_of(send, 1), args=msgspec.Raw(b'{"secret":1}'))
+    assert repr(Attempt(claim, worker="w")) == f"<Attempt 1 of {send.type} 0190-1>"
+
+
 def test_what_an_attempt_knows() -> None:
     clock = ManualClock()
     claim = msgspec.structs.replace(claim_of(send, 1), meta=msgspec.Raw(b'{"a":1}'), tags=("t",))
-    attempt = Attempt(claim, worker_id="w-1", deadline_s=5.0, clock=clock)
+    attempt = Attempt(claim, worker="w-1", deadline=5.0, clock=clock)
     known = (attempt.task_id, attempt.type, attempt.number, attempt.max_attempts, attempt.fence, attempt.worker, attempt.queue)
     assert known == ("0190-1", send.type, 1, 3, 4, "w-1", "default")
     assert (attempt.meta, attempt.tags, attempt.enqueued_at, attempt.deadline, attempt.stopping) == (
@@ -466,17 +471,17 @@ def test_what_an_attempt_knows() -> None:
 def test_an_attempt_began_when_its_clock_says_and_without_one_when_the_machines_does() -> None:
     clock = ManualClock()
     clock.advance(90)
-    assert run_sync(send, claim_of(send, 1), Attempt(claim_of(send, 1), worker_id="w", clock=clock)).started_at == (
+    assert run_sync(send, claim_of(send, 1), Attempt(claim_of(send, 1), worker="w", clock=clock)).started_at == (
         clock.now().timestamp()
     )
     before_s = time.time()
-    started_at = run_sync(send, claim_of(send, 1), Attempt(claim_of(send, 1), worker_id="w")).started_at
+    started_at = run_sync(send, claim_of(send, 1), Attempt(claim_of(send, 1), worker="w")).started_at
     assert started_at is not None and before_s <= started_at <= time.time()
 
 
 def test_progress_is_bounded_and_can_be_stored() -> None:
     seen: list[tuple[float, str]] = []
-    attempt = Attempt(claim_of(send, 1), worker_id="w", on_progress=lambda _claim, percent, note: seen.append((percent, note)))
+    attempt = Attempt(claim_of(send, 1), worker="w", _on_progress=lambda _claim, percent, note: seen.append((percent, note)))
     attempt.progress(10)
     attempt.progress(1e9, "a\0\ud800" + "x" * 1_000)
     assert seen[0] == (10.0, "")
@@ -502,7 +507,7 @@ def test_log_lines_carry_the_task_from_any_thread(capfd: pytest.CaptureFixture[s
     before = (root.handlers[:], root.level, logging.getLogRecordFactory())
     try:
         configure_logging("json", "info", actor="test")
-        attempt = Attempt(claim_of(send, 1), worker_id="w")
+        attempt = Attempt(claim_of(send, 1), worker="w")
         thread = threading.Thread(target=lambda: attempt.log.info("half %s", "way", extra={"rows": 5}))
         thread.start()
         thread.join()
