@@ -66,6 +66,7 @@ LINGER_S: Final = 0.004  # outcomes gather this long while the executors still h
 LATER_S: Final = 0.5  # what others have locked is asked about again after this
 FOLD_S: Final = 1.0
 UNKNOWN_FIRST_S, UNKNOWN_EVERY_S = 5.0, 60.0
+_APPLIED, _SUCCESS = Verdict.APPLIED, Outcome.SUCCESS  # an enum's attribute costs as much as the rest of a comparison
 
 
 class Claimer(ProcessActor):
@@ -440,7 +441,7 @@ class Claimer(ProcessActor):
     def _are_stored(self, parcel: Parcel, reply: Exchanged) -> None:
         cells = defaultdict[Peer | None, list[int]](list)
         for waiting, verdict, state in self._outbox.settle(parcel, reply):
-            if verdict is not Verdict.APPLIED or waiting.ended.outcome is not Outcome.SUCCESS:
+            if verdict is not _APPLIED or waiting.ended.outcome is not _SUCCESS:
                 log_ending(log, waiting, verdict, state)
             cells[waiting.peer].append(waiting.cell)
         for peer, stored in cells.items():

@@ -11,6 +11,7 @@ from shiftboss.actors.outbox import Outbox
 from shiftboss.actors.peers import share_out
 from shiftboss.actors.planning import LARGE, MOST_IN_FLIGHT, Typical, lane_asks
 from shiftboss.actors.roster import Roster
+from shiftboss.actors.watching import START_STORED_AFTER_S
 from shiftboss.config import Settings
 from shiftboss.model import Claim
 from shiftboss.store.base import ClaimAsk, Lane, Store
@@ -133,7 +134,8 @@ class Claiming:
     def _typical_now(self) -> float | None:
         """The estimate, not less than what runs now has already taken: a long task shows before it ends."""
         now_ns = time.monotonic_ns()
-        started = [one.started_ns for peer in self._roster for one in peer.holdings.values() if one.started_ns]
+        looked_at_s = now_ns / 1e9 - START_STORED_AFTER_S  # whatever was sent since then has not been looked at yet
+        started = [one.started_ns for peer in self._roster for one in peer.older_than(looked_at_s) if one.started_ns]
         if not started:
             return self._typical.seconds
         return max(self._typical.seconds or 0.0, sum(now_ns - ns for ns in started) / len(started) / 1e9)

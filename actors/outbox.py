@@ -180,11 +180,15 @@ class Outbox:
         self._progress = parcel.progress | self._progress
         self._taken_up = self._taken_up or parcel.cautious
 
-    def settle(self, parcel: Parcel, reply: Exchanged) -> Iterator[tuple[Waiting, Verdict, TaskState | None]]:
-        """It is committed: forget what it carried, or lay it aside; yields each outcome that has a verdict, and where it
-        led."""
+    def settle(self, parcel: Parcel, reply: Exchanged) -> Iterable[tuple[Waiting, Verdict, TaskState | None]]:
+        """It is committed: forget what it carried, or lay it aside. Returns each outcome that has a verdict, and where it led."""
         self._under_way.remove(parcel)
+        if not (reply.later or self._burials) and len(parcel.waiting) == len(parcel.ended):  # nearly always
+            return zip(parcel.waiting, reply.verdicts, reply.states, strict=True)
         self._lay_aside(parcel, reply.later)
+        return list(self._told(parcel, reply))
+
+    def _told(self, parcel: Parcel, reply: Exchanged) -> Iterator[tuple[Waiting, Verdict, TaskState | None]]:
         told: Iterable[tuple[Verdict, TaskState | None]] = zip(reply.verdicts, reply.states, strict=True)
         if len(parcel.waiting) != len(parcel.ended):
             verdicts = dict(zip(map(_LEASE, parcel.ended), told, strict=True))  # some lease stands there twice

@@ -106,7 +106,7 @@ class Peer(msgspec.Struct, eq=False):
         cells = self.free_cells[: -len(claims) - 1 : -1]
         del self.free_cells[len(self.free_cells) - len(claims) :]
         pairs = zip(cells, claims, strict=True)
-        self.holdings.update([(cell, Holding(claim, cell, now_s, 0, claim.running)) for cell, claim in pairs])
+        self.holdings.update(zip(cells, [Holding(claim, cell, now_s, 0, claim.running) for cell, claim in pairs], strict=True))
         self.ref.tell(Execute(self.stored, cells, claims))
         self.stored = []
 
@@ -119,7 +119,9 @@ class Peer(msgspec.Struct, eq=False):
 
     def mark_stored(self, cells: Sequence[int]) -> None:
         """The outcomes of these are in the database."""
-        known = [cell for cell in dict.fromkeys(cells) if cell in self.storing]
+        known = list(dict.fromkeys(cells))
+        if not self.storing.issuperset(known):
+            known = [cell for cell in known if cell in self.storing]
         self.storing.difference_update(known)
         self.stored += known
         self.free_cells += known  # whoever uses one next tells the executor in the same message
@@ -138,7 +140,7 @@ class Peer(msgspec.Struct, eq=False):
 
     def older_than(self, dispatched_before_s: float) -> Iterator[Holding]:
         """Holdings that were sent before then; they stand in the order in which they were sent."""
-        for holding in list(self.holdings.values()):
+        for holding in self.holdings.values():
             if holding.dispatched_s > dispatched_before_s:
                 return
             yield holding

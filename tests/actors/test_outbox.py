@@ -22,7 +22,8 @@ def settle(outbox: Outbox, locked: str, parcel: Parcel | None = None) -> list[st
     parcel = parcel or outbox.take()
     verdicts = [Verdict.LATER if one.task_id == locked else Verdict.APPLIED for one in parcel.ended]
     states = [None if one is Verdict.LATER else TaskState.COMPLETED for one in verdicts]
-    reply = Exchanged(verdicts=verdicts, states=states, claims=[], later=frozenset([locked]))
+    later = frozenset(one.task_id for one in parcel.ended if one.task_id == locked)
+    reply = Exchanged(verdicts=verdicts, states=states, claims=[], later=later)
     return [waiting.ended.task_id for waiting, _verdict, _state in outbox.settle(parcel, reply)]
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from actor_harness import claim_of, eventually, table_memory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shiftboss.actors.claiming import Claiming
 from shiftboss.actors.link import PeerRef
 from shiftboss.actors.messages import Execute, Held, Hello, ToClaimer, ToExecutor
+from shiftboss.actors.outbox import Outbox
 from shiftboss.actors.peers import Peer, share_out
 from shiftboss.actors.table import Table
+from shiftboss.config import Settings
 from shiftboss.control import PeerDied
 from shiftboss.model import Ended, Outcome, TypeInfo
 
@@ -226,3 +231,20 @@ def test_what_was_claimed_stays_when_tasks_turn_out_a_little_longer_and_goes_bac
 def test_executors_of_the_same_types_share_evenly() -> None:
     shares, left = shared((("a",), ("a",)), "aaaa", slots=2)
     assert (shares, left) == (["aa", "aa"], "")
+
+
+def test_what_has_run_for_long_makes_tasks_look_long_before_it_ends(wire: Wire) -> None:
+    roster: Any = [wire.peer]
+    claiming = Claiming(Settings(database_url="sqlite:///tasks.db"), roster, Outbox())
+    wire.peer.execute([claim_of(), claim_of()])
+    claiming.ended(0.001, 1)
+    assert claiming._typical_now() == 0.001
+    first, second = wire.peer.holdings.values()
+    first.dispatched_s, first.started_ns = time.monotonic() - 60.0, time.monotonic_ns() - 60_000_000_000
+    typical_s = claiming._typical_now()
+    assert typical_s is not None
+    assert 60.0 <= typical_s < 120.0, "the other has not been looked at yet"
+    second.dispatched_s, second.started_ns = first.dispatched_s, time.monotonic_ns() - 20_000_000_000
+    typical_s = claiming._typical_now()
+    assert typical_s is not None
+    assert 40.0 <= typical_s < 60.0, "the mean of both"

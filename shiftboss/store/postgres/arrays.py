@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import psycopg
 from psycopg import abc as pg_abc
@@ -18,7 +20,7 @@ from psycopg import adapt, postgres, pq
 _HEAD: Final = struct.Struct("!iiiii")  # dimensions, whether it has NULLs, the elements' type, how many, the first one's number
 _NULL: Final = struct.pack("!i", -1)
 _FLOAT8: Final = struct.Struct("!id")
-_INT8: Final = struct.Struct("!iq")
+_LENGTH: Final = b"\x08"
 _UUID_LENGTH: Final = "00000010"
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _NO_TEXT: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
@@ -78,14 +80,26 @@ def uuid_array(ids: Sequence[str]) -> UuidArray | None:
 
 
 def float_array(values: Sequence[float | None]) -> FloatArray:
+    if None not in values:
+        return FloatArray(_eights(array("d", cast("Sequence[float]", values))), len(values))
     pack = _FLOAT8.pack
     body = b"".join([_NULL if value is None else pack(8, value) for value in values])
-    return FloatArray(body, len(values), None in values)
+    return FloatArray(body, len(values), has_null=True)
 
 
 def int_array(values: Sequence[int]) -> IntArray:
-    pack = _INT8.pack
-    return IntArray(b"".join([pack(8, value) for value in values]), len(values))
+    return IntArray(_eights(array("q", values)), len(values))
+
+
+def _eights(values: array[int] | array[float]) -> bytes:
+    """Each with its length before it and its most significant byte first. Byte by byte of all of them: a fifth of one by one."""
+    if sys.byteorder == "little":
+        values.byteswap()
+    plain, body = values.tobytes(), bytearray(12 * len(values))
+    body[3::12] = _LENGTH * len(values)
+    for place in range(8):
+        body[4 + place :: 12] = plain[place::8]
+    return bytes(body)
 
 
 class _ArrayDumper(adapt.Dumper):

@@ -61,6 +61,7 @@ Statement: TypeAlias = tuple[str, Params]
 _KEY: Final = attrgetter("task_id", "fence")
 _MAX_DEADLOCKS: Final = 3
 _MAX_LOCKED: Final = 3
+_SUCCESS: Final = Outcome.SUCCESS  # an enum's attribute costs as much as the rest of a comparison
 _ANYWAY: Final = {"complete_tasks": "complete_tasks_anyway"}
 
 
@@ -80,7 +81,10 @@ def exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
 def _exchange(link: Link, request: Exchange, now: datetime | None) -> Exchanged:
     in_order = _in_order(request.ended)
     applied, claims = _stored(link, request, in_order, now)
-    if len(applied) == len(request.ended):  # nearly always, and then there is nothing to judge
+    if applied is None:  # nearly always, and then there is nothing to judge, or to look up
+        count = len(request.ended)
+        return Exchanged(verdicts=[Verdict.APPLIED] * count, states=[TaskState.COMPLETED] * count, claims=claims)
+    if len(applied) == len(request.ended):
         states = list(map(applied.__getitem__, map(_KEY, request.ended)))
         return Exchanged(verdicts=[Verdict.APPLIED] * len(states), states=states, claims=claims)
     verdicts = _verdicts(link, request.ended, applied)
@@ -134,7 +138,8 @@ def _with_later(request: Exchange, later: AbstractSet[str], answer: Exchanged) -
 
 def _stored(
     link: Link, request: Exchange, ended: Sequence[Ended], now: datetime | None
-) -> tuple[Mapping[Key, TaskState], list[Claim]]:
+) -> tuple[Mapping[Key, TaskState] | None, list[Claim]]:
+    """Where each led that was stored, and what was claimed. `None`: `ended` is the whole of it, and all are completed now."""
     for _ in range(_MAX_DEADLOCKS):
         try:
             claims = _claimed_alone(link, request, now)
@@ -163,8 +168,8 @@ def _claimed_alone(link: Link, request: Exchange, now: datetime | None) -> list[
 
 def _pipelined(
     link: Link, request: Exchange, ended: Sequence[Ended], now: datetime | None
-) -> tuple[Mapping[Key, TaskState], list[Claim]]:
-    applied: Mapping[Key, TaskState] = {}
+) -> tuple[Mapping[Key, TaskState] | None, list[Claim]]:
+    applied: Mapping[Key, TaskState] | None = {}
     tally = Tally()
     claimed: psycopg.Cursor[Row] | None = None
     with link.transaction(pinned=True, lock_timeout_s=EXCHANGE_LOCK_TIMEOUT_S) as connection:
@@ -175,7 +180,7 @@ def _pipelined(
             claimed = _ask(connection, _claim_statement(request, request.claim, now))
         if answers:
             connection.collect()  # the counters of this transaction follow from what was applied
-            applied = _applied(answers, tally)
+            applied = _applied(answers, tally, whole=len(request.ended))
         for statement in _counter_statements(request, tally):
             run(connection, *statement)
     return applied, _claims(claimed)
@@ -194,8 +199,8 @@ def _ledger(request: Exchange) -> str:
 
 
 def _end_statements(request: Exchange, ended: Sequence[Ended], now: datetime | None) -> Iterator[_End]:
-    successes = [item for item in ended if item.outcome is Outcome.SUCCESS]
-    others = [item for item in ended if item.outcome is not Outcome.SUCCESS]
+    others = [item for item in ended if item.outcome is not _SUCCESS]
+    successes = [item for item in ended if item.outcome is _SUCCESS] if others else ended
     if successes and request.keep_completed:
         yield _End("complete_tasks", complete_params(_ledger(request), successes, now), successes)
     elif successes:
@@ -234,8 +239,8 @@ def _counter_statements(request: Exchange, tally: Tally) -> Iterator[Statement]:
         yield "add_counters", counter_params(_ledger(request), totals)
 
 
-def _applied(answers: Iterable[tuple[psycopg.Cursor[Row], _End]], tally: Tally) -> dict[Key, TaskState]:
-    """What was stored, and where it led; counted in `tally`."""
+def _applied(answers: Iterable[tuple[psycopg.Cursor[Row], _End]], tally: Tally, whole: int = 0) -> dict[Key, TaskState] | None:
+    """What was stored, and where it led; counted in `tally`. `None`: as many as `whole`, all of one type, are completed now."""
     applied: dict[Key, TaskState] = {}
     for cursor, end in answers:
         if end.query == "end_attempts":
@@ -247,8 +252,10 @@ def _applied(answers: Iterable[tuple[psycopg.Cursor[Row], _End]], tally: Tally) 
         else:
             for type_, places in cursor.fetchall():
                 done = end.ended if len(places) == len(end.ended) else [end.ended[place - 1] for place in places]
-                applied.update(dict.fromkeys(map(_KEY, done), TaskState.COMPLETED))
                 tally.add_completed(type_, durations_of(done))
+                if len(done) == whole:
+                    return None
+                applied.update(dict.fromkeys(map(_KEY, done), TaskState.COMPLETED))
     return applied
 
 
@@ -287,7 +294,7 @@ def _end_one(
         for end in _end_statements(request, [version], now):
             cursor = _tried(connection, (names.get(end.query, end.query), end.params))
             if cursor is not None:
-                return _applied([(cursor, end)], tally)
+                return _applied([(cursor, end)], tally) or {}
     return {}
 
 

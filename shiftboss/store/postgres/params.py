@@ -37,7 +37,7 @@ def is_uuid(text: str) -> bool:
 def complete_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
     results = [None if item.result == NULL else _text(item.result) for item in ended]
     return {
-        **key_params([(item.task_id, item.fence) for item in ended]),
+        **_keys_of(ended),
         "results": text_array(results) if any(results) else "{}",  # most handlers return nothing; what is missing is NULL
         "starts": float_array(_moments([item.started_at for item in ended])),
         "durations": float_array(durations_of(ended)),
@@ -47,11 +47,11 @@ def complete_params(worker_id: str, ended: Sequence[Ended], now: datetime | None
 
 
 def forget_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
-    ids = [item.task_id for item in ended]
+    ids = [item.task_id.lower() for item in ended]  # as the server sorts them
     return {
-        **key_params([(item.task_id, item.fence) for item in ended]),
-        "first": min(ids, key=str.lower),  # as the server sorts them
-        "last": max(ids, key=str.lower),
+        **_keys_of(ended),
+        "first": min(ids),
+        "last": max(ids),
         "slot": worker_id,
         "now": now,
     }
@@ -59,7 +59,7 @@ def forget_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) 
 
 def end_params(worker_id: str, ended: Sequence[Ended], now: datetime | None) -> Params:
     return {
-        **key_params([(item.task_id, item.fence) for item in ended]),
+        **_keys_of(ended),
         "outcomes": plain_array(item.outcome.value for item in ended),
         "errors": text_array(storable(item.error, MAX_ERROR_CHARS) for item in ended),
         "tracebacks": text_array(storable(item.traceback, MAX_TRACEBACK_CHARS) for item in ended),
@@ -105,8 +105,15 @@ def _end_constants(slot: str, now: datetime | None) -> dict[str, Any]:
 
 def key_params(keys: Sequence[Key]) -> dict[str, object]:
     """The keys of a batch; for ids that `is_uuid`."""
-    ids = [task_id for task_id, _ in keys]
-    return {"ids": uuid_array(ids) or plain_array(ids), "fences": int_array([fence for _, fence in keys])}
+    return _keys([task_id for task_id, _ in keys], [fence for _, fence in keys])
+
+
+def _keys_of(ended: Sequence[Ended]) -> dict[str, object]:
+    return _keys([item.task_id for item in ended], [item.fence for item in ended])
+
+
+def _keys(ids: Sequence[str], fences: Sequence[int]) -> dict[str, object]:
+    return {"ids": uuid_array(ids) or plain_array(ids), "fences": int_array(fences)}
 
 
 def lease_keys(leases: Iterable[Lease]) -> Iterator[Key]:
