@@ -25,6 +25,8 @@ from shiftboss.store.sqlite.times import to_text
 
 _log: Final = logging.getLogger(__name__)
 _MAX_NOTE_CHARS: Final = 500
+# An enum's attribute costs as much as the rest of a comparison.
+_SUCCESS, _APPLIED, _COMPLETED = Outcome.SUCCESS, Verdict.APPLIED, TaskState.COMPLETED
 
 _Item = TypeVar("_Item")
 
@@ -46,7 +48,7 @@ class _Ends:
 
     def __init__(self, ended: Sequence[Ended], keep_completed: bool) -> None:
         self.ended, self.keep_completed = ended, keep_completed
-        is_success = [one.outcome is Outcome.SUCCESS for one in ended]
+        is_success = [one.outcome is _SUCCESS for one in ended]
         if len({one.task_id for one in ended}) < len(ended):
             is_success = [False] * len(ended)  # of two with one fence the first counts
         self.places_of_successes = [place for place, it in enumerate(is_success) if it]
@@ -122,7 +124,7 @@ def _complete(connection: sqlite3.Connection, ends: _Ends, now: datetime, answer
     for type_, stored in ends.successes.store(connection, now).items():
         places = [ends.places_of_successes[place] for place in stored]
         for place in places:
-            answers.verdicts[place], answers.states[place] = Verdict.APPLIED, TaskState.COMPLETED
+            answers.verdicts[place], answers.states[place] = _APPLIED, _COMPLETED
         tally.add_completed(type_, [duration_of(ends.ended[place]) for place in places])
 
 

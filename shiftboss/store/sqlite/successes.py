@@ -77,7 +77,7 @@ def leave_trace(connection: sqlite3.Connection, ids: Sequence[str], leases: str,
 def result_of(ended: Ended) -> str | None:
     """The result as stored. Raises ValueError when it is not JSON."""
     # Most handlers return nothing: that takes no room, and no entry in the index of results to clear.
-    if ended.outcome is not Outcome.SUCCESS or ended.result == NULL:
+    if ended.result == NULL or ended.outcome is not Outcome.SUCCESS:
         return None
     return bytes(_json_decoder.decode(ended.result)).decode()
 

@@ -42,13 +42,13 @@ def unix_to_text(seconds: float) -> str:
     """Unix seconds as stored."""
     if not 0.0 <= seconds < _FAR_S:
         return to_text(after(_EPOCH, seconds))
-    whole, micros = divmod(round(seconds * 1e6), 1_000_000)
-    return f"{_second_text(whole)}.{micros:06d}"
+    micros = f"{round(seconds * 1e6):07d}"
+    return _second_text(micros[:-6]) + micros[-6:]
 
 
 @lru_cache(maxsize=64)  # the attempts of a batch started in the same few seconds; this is on the way of every task
-def _second_text(whole: int) -> str:
-    return (_EPOCH + timedelta(seconds=whole)).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
+def _second_text(whole: str) -> str:
+    return (_EPOCH + timedelta(seconds=int(whole))).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds") + "."
 
 
 def after(moment: datetime, seconds: float) -> datetime:
