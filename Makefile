@@ -1,5 +1,5 @@
 # make demo   a real job on real files, with processes killed in the middle
-# make test   everything, on SQLite and PostgreSQL
+# make test   the everyday tests, on SQLite and PostgreSQL; with CI=1 the long ones too
 # make slow     every test, also those that take long
 # make reloads  a hundred reloads in a row under a stream of tasks, on both databases
 # make systemd  the tests inside a real systemd: in the program that SHIFTBOSS_SYSTEMD_SANDBOX names, or as root in this machine's own

@@ -50,13 +50,19 @@ def as_owner(dsn: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests are for whoever asks: `make slow`."""
+    """Slow tests are for whoever asks (`make slow`), long ones for CI and whoever asks."""
     if os.environ.get("SHIFTBOSS_SLOW"):
         return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+    left_out = {item for item in items if item.get_closest_marker("slow") or (_is_long(item) and not os.environ.get("CI"))}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    parameters = re.findall(r"\[(.*)\]", item.name)
+    case = parameters[0].split("-") if parameters else []
+    return any(not marker.args or marker.args[0] in case for marker in item.iter_markers("long"))
 
 
 @pytest.fixture(scope="session")

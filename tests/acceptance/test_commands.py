@@ -170,6 +170,7 @@ def test_a_drain_waits_for_what_runs_answers_meanwhile_and_is_ended_by_resume_or
     assert service.poll() == 0
 
 
+@pytest.mark.long
 def test_a_stop_returns_when_every_process_is_gone_and_the_socket_with_them(project: Project) -> None:
     service = project.start()
     pids = [actor["pid"] for actor in project.service()["actors"]]

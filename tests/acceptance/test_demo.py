@@ -56,6 +56,7 @@ def test_demo_kills_an_executor_and_the_claimer_and_proves_that_nothing_was_lost
     assert not list((tmp_path / "temporary files").iterdir())
 
 
+@pytest.mark.long
 def test_demo_keeps_its_folder_when_asked_and_the_report_counts_the_files(sources: Path, tmp_path: Path) -> None:
     done = demo(sources, tmp_path, "--keep")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -66,6 +67,7 @@ def test_demo_keeps_its_folder_when_asked_and_the_report_counts_the_files(source
     assert names == {*BROKEN_FILES, "gone_when_read.py"}
 
 
+@pytest.mark.long
 def test_proof_fails_when_a_task_is_missing_or_was_run_too_often(sources: Path, tmp_path: Path) -> None:
     import sqlite3
 

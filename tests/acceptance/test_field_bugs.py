@@ -18,6 +18,7 @@ from tests.acceptance import handlers
 from tests.acceptance.enqueue import enqueue
 from tests.acceptance.worker import Worker, is_running, until
 
+pytestmark = pytest.mark.long("postgres")  # on the other one every day
 SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 

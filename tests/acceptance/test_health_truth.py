@@ -137,6 +137,7 @@ def test_the_database_is_away(own_cluster: PgCluster, tmp_path: Path) -> None:
         told.tells_of_its_end(own_cluster.start)
 
 
+@pytest.mark.long
 def test_the_database_answers_nothing_any_more(own_cluster: PgCluster, tmp_path: Path) -> None:
     """Frozen, not gone: no statement fails, none ends; a scrape must not wait for it either."""
     store = open_store(own_cluster.create_database("truth"))
@@ -168,6 +169,7 @@ def test_an_actor_is_stopped(actor: str, reason: str, worker: Worker) -> None:
     told.tells_of_its_end(lambda: os.kill(pid, signal.SIGCONT))
 
 
+@pytest.mark.long("heartbeat")
 @pytest.mark.parametrize("actor", ["claimer", "heartbeat"])
 def test_an_actor_that_hangs_is_replaced_and_all_is_well_without_anybody(actor: str, tmp_path: Path) -> None:
     hangs_s = WITHIN_S + 2.0  # longer than it may take to tell

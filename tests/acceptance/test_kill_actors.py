@@ -16,6 +16,7 @@ from tests.acceptance import handlers
 from tests.acceptance.enqueue import enqueue
 from tests.acceptance.worker import Worker, until
 
+pytestmark = pytest.mark.long("sqlite")  # on the other one every day
 TASKS = 10_000 if os.environ.get("CI") else 4_000
 KILL_EVERY_S = 0.2
 ACTORS = ("executor-1", "executor-2", "claimer", "heartbeat", "leader")

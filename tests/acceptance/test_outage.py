@@ -36,6 +36,7 @@ def completed(dsn: str) -> int:
         store.close()
 
 
+@pytest.mark.long("fast")
 @pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGINT], ids=["immediate", "fast"])
 def test_a_worker_waits_out_a_database_that_goes_away(how: signal.Signals, own_cluster: PgCluster, tmp_path: Path) -> None:
     dsn = own_cluster.create_database("away")
@@ -129,6 +130,7 @@ def test_a_locked_sqlite_file_is_waited_for(tmp_path: Path) -> None:
     assert len(store.list_tasks(TaskFilter(status=TaskState.COMPLETED), 1_000)) == 500
 
 
+@pytest.mark.long
 def test_actors_that_die_while_the_database_is_away_for_longer_than_start_timeout_cost_no_service(
     own_cluster: PgCluster, tmp_path: Path
 ) -> None:

@@ -127,6 +127,7 @@ def _marked(pid: int, mark: bytes) -> bool:
         return False
 
 
+@pytest.mark.long
 def test_a_task_that_holds_the_gil_is_ended_by_its_timeout(worker: Worker, store: Store) -> None:
     (view,) = outcomes(store, [poison_tasks.holds_gil.prepare(30.0)])
     assert (view.status, view.attempts) == (TaskState.DEAD_LETTER, 2)

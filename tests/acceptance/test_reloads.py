@@ -101,6 +101,7 @@ def private_kib(pid: int) -> int:
     return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith(("Private_Clean", "Private_Dirty")))
 
 
+@pytest.mark.long("postgres")
 def test_reloads_under_load_cost_nothing(database_url: str, store: Store, tmp_path: Path) -> None:
     with Worker(database_url, tmp_path, executors=EXECUTORS, worker_pool_size=4, claim_interval_s=0.2) as worker:
         worker.ready()

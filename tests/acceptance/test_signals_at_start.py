@@ -110,6 +110,7 @@ def start_and_signal(folder: Path, number: int, delay_s: float, signals: tuple[s
 STEP_S = 0.005 if os.environ.get("CI") else 0.040
 
 
+@pytest.mark.long("TERM")
 @pytest.mark.timeout(300)  # some 140 starts: half a minute where nothing else runs
 @pytest.mark.parametrize(
     ("signals", "step_s"),

@@ -14,6 +14,8 @@ from tests.acceptance import handlers
 from tests.acceptance.enqueue import enqueue
 from tests.acceptance.worker import Worker, is_running, until
 
+pytestmark = pytest.mark.long("sqlite")  # on the other one every day
+
 
 def test_an_idle_worker_stops_within_a_second(database_url: str, tmp_path: Path) -> None:
     took_s = []

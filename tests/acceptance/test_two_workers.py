@@ -6,6 +6,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from shiftboss.model import Outcome, TaskState
 from shiftboss.store.base import Store, TaskFilter
 from shiftboss.store.postgres.link import IDLE_TIMEOUT_S
@@ -13,6 +15,7 @@ from tests.acceptance import handlers
 from tests.acceptance.enqueue import enqueue
 from tests.acceptance.worker import Worker, until
 
+pytestmark = pytest.mark.long("sqlite")  # on the other one every day
 TIMEOUT_S = 3.0
 TIMES = {"heartbeat_interval_s": 1.0, "worker_timeout_s": TIMEOUT_S, "leader_term_s": 3.0, "distributed_mode": True}
 

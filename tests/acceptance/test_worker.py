@@ -17,6 +17,8 @@ from tests.acceptance import handlers
 from tests.acceptance.enqueue import enqueue
 from tests.acceptance.worker import Worker, until
 
+pytestmark = pytest.mark.long("postgres")  # on the other one every day
+
 
 def status(store: Store, task_id: str) -> TaskState:
     view = store.get(task_id)

@@ -298,10 +298,10 @@ def test_an_attempt_that_is_over_leaves_nothing_for_the_garbage_collector(is_asy
 
     gc.disable()
     try:
-        slots.pool.submit([job_of(look_async if is_async else look, cell, fence=fence) for cell in range(50)])
-        for cell in range(50):
+        slots.pool.submit([job_of(look_async if is_async else look, cell, fence=fence) for cell in range(12)])
+        for cell in range(12):
             assert slots.outcome(cell).outcome is Outcome.SUCCESS
-        slots.run(lambda: None, 50)  # what ran before it has left its thread
+        slots.run(lambda: None, 12)  # what ran before it has left its thread
         eventually(lambda: not attempts(fence), "none is left, though nothing was forgotten")
         assert seen <= {1, 2}, "the one that ran, and perhaps the one before it"
     finally:

@@ -37,6 +37,8 @@ from shiftboss.model import Claim, Ended, NewTask, Outcome, TypeInfo, new_task_i
 from shiftboss.store.base import Store
 from shiftboss.store.open import open_store
 
+pytestmark = pytest.mark.long
+
 # Turns of the plain loop for one task. Measured when they were set: 24, 6.3, 10 and 19.
 CLAIMER_POSTGRES: Final = 40
 CLAIMER_SQLITE: Final = 10

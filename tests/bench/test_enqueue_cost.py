@@ -20,6 +20,8 @@ from shiftboss import Client
 from shiftboss.model import new_task_id
 from tests.pg_cluster import PgCluster
 
+pytestmark = pytest.mark.long
+
 # Of the bare statement's own CPU. Measured when they were set: 1.35 (1.85 by the statement for any number), 1.5, 1.0 (1.9), 1.9.
 SINGLE_POSTGRES: Final = 1.7
 SINGLE_SQLITE: Final = 1.7

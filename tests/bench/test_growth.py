@@ -104,6 +104,7 @@ def test_a_held_snapshot_is_seen_beside_the_time_before_it() -> None:
     assert list(parts.columns[2].cells) == ["2.0", "6.0", "3.00"]
 
 
+@pytest.mark.long("postgres")
 def test_a_lasting_load_that_is_broken_off_keeps_what_it_has_measured(target: Target) -> None:
     kept: list[Lasting] = []
 

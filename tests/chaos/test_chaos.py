@@ -6,7 +6,6 @@ The long runs are `make chaos`.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from tests.pg_cluster import PgCluster
 
 SIZE = ["--faults", "500", "--tasks", "25000", "--round", "500", "--rate", "8", "--at-least", "3"]
 ROOMY_S = 600  # printed is what it took; machines are noisy, and a run that takes five times as long is still broken
-pytestmark = [pytest.mark.timeout(ROOMY_S)] if os.environ.get("CI") else [pytest.mark.timeout(ROOMY_S), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(ROOMY_S), pytest.mark.long]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -313,6 +313,7 @@ def _nothing_is_left(book: LaneBook, world: Lanes, virtual: VirtualTime) -> None
     raise AssertionError(f"left out for ever: {world.left()}")
 
 
+@pytest.mark.long
 def test_no_due_task_is_left_out_for_ever_and_no_limit_is_exceeded(virtual: VirtualTime) -> None:
     def claims_of_a_day(rng: random.Random) -> None:
         _claims_of_a_day(rng, virtual)

@@ -22,7 +22,7 @@ from shiftboss.store.postgres.enqueue import enqueue_in, psycopg_sql
 from shiftboss.store.postgres.store import PostgresStore, open_postgres
 from tests.pg_cluster import PgCluster
 
-ROWS = 200_000
+ROWS = 60_000
 BATCH = 50
 DEAD = 20_000
 # Enough for the server to have made a generic plan, and for us to have seen both kinds.

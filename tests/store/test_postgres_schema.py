@@ -152,6 +152,7 @@ def test_days_are_created_ahead_and_dropped_when_they_are_over(store: PostgresSt
     assert store.get(task_id) is None
 
 
+@pytest.mark.long
 def test_dropping_a_day_waits_for_nobody(store: PostgresStore, clock: ManualClock, pg_database: str) -> None:
     today = clock.now()
     task_id = put(store)

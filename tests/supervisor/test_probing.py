@@ -101,6 +101,7 @@ def test_a_stop_during_the_pause(tmp_path: Path, number: signal.Signals) -> None
         assert not running.seen(said="resume")
 
 
+@pytest.mark.long
 def test_nobody_is_told_to_claim_again_while_a_paused_service_drains(tmp_path: Path) -> None:
     specs = [*executors(1), child("claimer", "--stop", "drain:5.5", links=["executor"], drains=True)]
     with Service(*specs, folder=tmp_path, **{**LIMITS, "shutdown_timeout_s": 20.0}) as running:

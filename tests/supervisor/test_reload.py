@@ -426,6 +426,7 @@ def test_an_empty_configuration_of_executors_is_no_trouble(tmp_path: Path) -> No
         assert running.stop() == 0
 
 
+@pytest.mark.long
 def test_twenty_reloads_leave_no_descriptor_no_child_and_no_name_behind(tmp_path: Path) -> None:
     specs = [
         *executors(EXECUTORS, "--table", table_bytes=64),

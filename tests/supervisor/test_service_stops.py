@@ -135,6 +135,7 @@ def test_the_third_int_kills_everything_and_exits_130() -> None:
         assert service.wait_exit(timeout_s=3.0) == 130
 
 
+@pytest.mark.long
 def test_the_deadline_holds_when_every_child_ignores_stop() -> None:
     specs = [
         child("heartbeat", "--stop", "ignore", shutdown_s=60.0),
