@@ -30,7 +30,7 @@ MANY_SQLITE: Final = 2.5
 
 SINGLES: Final = 400
 MANY: Final = 5_000
-ROUNDS: Final = 8
+ROUNDS: Final = 20
 
 
 @pytest.fixture(params=["postgres", "sqlite"])
