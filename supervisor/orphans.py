@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import logging
 import os
-import select
 import signal
 from pathlib import Path
 from typing import Final
@@ -49,41 +48,58 @@ def reap(pid: int, log: logging.Logger) -> None:
 def kill_remaining(within_s: float, clock: Clock, log: logging.Logger) -> int:
     """SIGKILL every process whose parent we are, and those that become ours by that, until none is left.
 
+    Raises nothing for want of descriptors: then it looks again until `within_s` is over.
+
     Returns:
         How many were killed.
     """
     deadline_s, killed = clock.monotonic_s() + within_s, set[int]()
-    while (left := _child_pids()) and clock.monotonic_s() < deadline_s:
+    while _has_children() and clock.monotonic_s() < deadline_s:
+        left = _child_pids()
         for pid in left - killed:
             emit(log, logging.WARNING, Event.ORPHAN_REAPED, f"killing orphan {pid} ({_command(pid)})", orphan_pid=pid)
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # one with another user's rights is left to systemd
                 os.kill(pid, signal.SIGKILL)
         killed |= left
-        _wait_for_any(left)
+        _wait_for_any()
         while (pid_ended := next_ended()) is not None:
             os.wait4(pid_ended, 0)
     return len(killed)
 
 
-def _wait_for_any(pids: set[int]) -> None:
-    with contextlib.ExitStack() as stack:
-        pidfds = []
-        for pid in pids:
-            pidfds.append(os.pidfd_open(pid))  # a child of ours that is not reaped: the number cannot be another's
-            stack.callback(os.close, pidfds[-1])
-        select.select(pidfds, [], [], _RECHECK_S)
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _wait_for_any() -> None:
+    """By the signal, not by descriptors: orphans can be more than we may open, and more than `select` takes."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # what ends from here on stays pending
+    try:
+        if next_ended() is None:
+            signal.sigtimedwait({signal.SIGCHLD}, _RECHECK_S)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _child_pids() -> set[int]:
+    """Those that could be found; fewer while there is no descriptor to look with."""
     own = str(os.getpid())
-    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and _parent(entry) == own}
+    try:
+        processes = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    except OSError:
+        return set()
+    return {int(entry.name) for entry in processes if _parent(entry) == own}
 
 
 def _parent(process: Path) -> str | None:
     try:
         return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
     except (OSError, IndexError):
-        return None  # it has ended meanwhile
+        return None  # it has ended meanwhile, or is found the next time
 
 
 def _command(pid: int) -> str:
