@@ -105,6 +105,7 @@ def private_kib(pid: int) -> int:
 def test_reloads_under_load_cost_nothing(database_url: str, store: Store, tmp_path: Path) -> None:
     with Worker(database_url, tmp_path, executors=EXECUTORS, worker_pool_size=4, claim_interval_s=0.2) as worker:
         worker.ready()
+        until("the leader leads, and has its connection", lambda: bool(worker.lines("leader.elected")))
         lasting = {"supervisor": worker.process.pid, **{n: p for n, p in worker.actors().items() if "executor" not in n}}
         assert worker.reload().ok  # what is only made at the first one
         until("its old executors are gone", lambda: len(worker.status().actors) == 4 + EXECUTORS)
