@@ -110,7 +110,8 @@ def log_ending(log: logging.Logger, waiting: Waiting, verdict: Verdict, state: T
     if claim is not None:
         fields |= {"type": claim.type, "queue": claim.queue, "attempt": claim.attempt}
     if verdict is Verdict.FENCED:
-        emit(log, logging.WARNING, Event.TASK_FENCED, "task is no longer ours: outcome dropped", **fields)
+        told = "task is no longer ours: outcome dropped"
+        emit(log, logging.WARNING, Event.TASK_FENCED, told, outcome=ended.outcome.value, **fields)
         return
     if verdict is Verdict.ALREADY_APPLIED:
         told = "outcome was stored before, and nobody had heard so"

@@ -190,8 +190,8 @@ class Verdict(StrEnum):
     """What a store says to each `Ended`."""
 
     APPLIED = "applied"
-    ALREADY_APPLIED = "already_applied"  # this fence had stored it before: an unknown COMMIT was in fact done
-    FENCED = "fenced"  # someone else holds or ended the task; the outcome was dropped
+    ALREADY_APPLIED = "already_applied"  # this fence had stored this outcome before: an unknown COMMIT was in fact done
+    FENCED = "fenced"  # someone else holds or ended the task, or this fence ended it with another outcome; this one was dropped
     LATER = "later"  # somebody has locked the row: nothing was stored and nothing is lost; send it again after a pause
 
 

@@ -130,10 +130,10 @@ def i5_truthful(e: Evidence) -> Iterator[str]:
     for event, task_id, fence, outcome in e.verdicts:
         row, attempt = e.tasks.get(task_id), e.by_fence.get((task_id, fence))
         if event == "task.fenced":
-            if row is not None and row.status == "completed" and row.fence == fence:
-                yield f"{task_id} fence {fence} was told that it is fenced, and the task is completed by it"
-            if attempt is not None and attempt.outcome != "lost":
-                yield f"{task_id} fence {fence} was told that it is fenced, and stands there as {attempt.outcome}"
+            if outcome == "success" and row is not None and row.status == "completed" and row.fence == fence:
+                yield f"{task_id} fence {fence} was told that its success is dropped, and the task is completed by it"
+            if attempt is not None and attempt.outcome == outcome:
+                yield f"{task_id} fence {fence} was told that {outcome} is dropped, and stands there as {attempt.outcome}"
         elif event == "task.already_applied" and outcome == "success":
             if row is None or row.status != "completed" or row.fence != fence:
                 yield f"{task_id} fence {fence} was told that it had completed the task, which is {row and row.status}"

@@ -32,7 +32,7 @@ LINES = (
     f"S {TASK} 2 1.2 w-1-a",
     f"E {TASK} 2 1.3 ok",
 )
-VERDICTS = [("task.failed", TASK, 1, "failed"), ("task.fenced", TASK, 7, "")]
+VERDICTS = [("task.failed", TASK, 1, "failed"), ("task.fenced", TASK, 7, "success"), ("task.fenced", TASK, 1, "success")]
 TERMS = [(1, "w-1-a"), (2, "w-2-b")]
 
 
@@ -84,8 +84,8 @@ BREAKS: dict[str, tuple[str, Callable[[], Evidence]]] = {
         ),
     ),
     "failed without having failed": ("I4", lambda: evidence(lines=(*LINES[:3], *LINES[4:]))),
-    "false fenced": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 2, "")])),
-    "false fenced of a failure": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 1, "")])),
+    "false fenced": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 2, "success")])),
+    "false fenced of a failure": ("I5", lambda: evidence(verdicts=[("task.fenced", TASK, 1, "failed")])),
     "false applied": ("I5", lambda: evidence(verdicts=[("task.crashed", TASK, 1, "crashed")])),
     "false already applied": ("I5", lambda: evidence(verdicts=[("task.already_applied", TASK, 1, "success")])),
     "too many attempts": ("I6", lambda: evidence(tasks=[replace(ROW, attempts=6)])),

@@ -192,8 +192,12 @@ MUTANTS: Final = (
     *_pair(
         "the verdict by the fence alone",
         RULES,
-        (SQLITE + "queries.sql", " AND a.outcome <> 'lost'", ""),
-        (POSTGRES + "queries.sql", "a.fence = g.fence AND a.outcome <> 'lost'", "a.fence = g.fence"),
+        (
+            SQLITE + "exchange.py",
+            "stored[batch[index].task_id, batch[index].fence] == batch[index].outcome",
+            "stored[batch[index].task_id, batch[index].fence]",
+        ),
+        (POSTGRES + "exchange.py", "stored.get(key) == item.outcome", "key in stored"),
     ),
     Mutant(
         "the verdict from a snapshot before the write",
@@ -203,14 +207,14 @@ MUTANTS: Final = (
             (
                 POSTGRES + "exchange.py",
                 _STORED_POSTGRES,
-                "    before = _already_applied(link, [_KEY(item) for item in in_order])\n" + _STORED_POSTGRES,
+                "    before = _stored_before(link, [_KEY(item) for item in in_order])\n" + _STORED_POSTGRES,
             ),
             (POSTGRES + "exchange.py", "(link, request.ended, applied)\n", "(link, request.ended, applied, before)\n"),
             (POSTGRES + "exchange.py", "applied: Mapping[Key, TaskState]) -> list[Verdict]:", "applied, before):"),
             (
                 POSTGRES + "exchange.py",
-                "_already_applied(link, [key for key in sorted(refused) if is_uuid(key[0])]) | applied.keys()",
-                "before | applied.keys()",
+                "_stored_before(link, [key for key in sorted(refused) if is_uuid(key[0])])",
+                "before",
             ),
         ),
         "meets_its_own",

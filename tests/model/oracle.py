@@ -153,7 +153,8 @@ class Oracle:
         row, logged = self.rows.get(ended.task_id), self.log.get((ended.task_id, ended.fence))
         completed = row is not None and row.status is COMPLETED and row.fence == ended.fence
         completed |= self.traces.get(ended.task_id, (None,))[0] == ended.fence
-        return completed or (logged is not None and logged.outcome is not Outcome.LOST)
+        stored = Outcome.SUCCESS if completed else logged.outcome if logged is not None else None
+        return stored is ended.outcome
 
     def _apply(self, worker: str, row: Row, ended: Ended) -> TaskState:
         charged = row.charged

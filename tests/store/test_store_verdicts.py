@@ -64,6 +64,21 @@ def test_a_resend_while_someone_else_runs_the_task_is_still_true(world: World, o
     assert finish_one(store, ended(second)) == (APPLIED, TaskState.COMPLETED)
 
 
+@pytest.mark.parametrize("said", BY_OWNER)
+@pytest.mark.parametrize("stored", BY_OWNER)
+def test_another_outcome_than_the_one_that_is_stored_is_fenced(
+    store: Store, stored: Outcome, said: Outcome, running: bool
+) -> None:
+    """Handed back when the time to stop was over, and completed a moment later: nobody is told that the success is stored."""
+    task_id = put(store)
+    claim = take_one(store, running=int(running))
+    assert finish_one(store, ended(claim, stored, error="e", retry_in_s=5.0))[0] is APPLIED
+    before = view(store, task_id), store.attempts(task_id)
+    later = ended(claim, said, error="late", retry_in_s=1.0)
+    assert finish_one(store, later) == (ALREADY if said is stored else FENCED, None)
+    assert (view(store, task_id), store.attempts(task_id)) == before
+
+
 @pytest.mark.parametrize("outcome", BY_OWNER)
 def test_a_stale_fence_changes_nothing(store: Store, outcome: Outcome, running: bool) -> None:
     task_id = put(store)
@@ -140,6 +155,7 @@ def test_one_batch_gets_one_verdict_for_each_of_its_ends(store: Store) -> None:
         ended(twice),
         ended(bad, Outcome.FAILED, error="no"),
         ended(twice, Outcome.FAILED, error="second word"),
+        ended(twice),
         ended(Lease(stale.task_id, stale.fence - 1)),
         ended(stale),
     ]
@@ -147,6 +163,7 @@ def test_one_batch_gets_one_verdict_for_each_of_its_ends(store: Store) -> None:
         (APPLIED, TaskState.COMPLETED),
         (APPLIED, TaskState.COMPLETED),
         (APPLIED, TaskState.DEAD_LETTER),
+        (FENCED, None),
         (ALREADY, None),
         (FENCED, None),
         (APPLIED, TaskState.COMPLETED),

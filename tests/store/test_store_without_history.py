@@ -87,6 +87,14 @@ def test_an_end_that_is_sent_again_is_told_already_applied(world: World, keeps_n
     assert traces(world) == 1, "nothing was written"
 
 
+def test_another_outcome_of_a_fence_that_completed_is_fenced(store: Store) -> None:
+    put(store)
+    claim = take_one(store)
+    forget(store, ended(claim))
+    for outcome in (Outcome.INTERRUPTED, Outcome.FAILED, Outcome.CANCELLED):
+        assert forget(store, ended(claim, outcome, error="late")) == [(FENCED, None)]
+
+
 def test_an_end_of_another_fence_or_of_nobody_is_fenced(store: Store) -> None:
     put(store)
     stale = take_one(store)
@@ -108,7 +116,8 @@ def test_the_end_of_an_earlier_attempt_is_told_apart_too(world: World) -> None:
     finish_one(store, first)
     forget(store, ended(take_one(store, worker_id="w2")), worker_id="w2")
     assert forget(store, first) == [(ALREADY, None)]
-    assert forget(store, msgspec.structs.replace(first, fence=2)) == [(ALREADY, None)]
+    assert forget(store, msgspec.structs.replace(first, fence=2)) == [(FENCED, None)]
+    assert forget(store, msgspec.structs.replace(first, fence=2, outcome=Outcome.SUCCESS)) == [(ALREADY, None)]
     world.clock.advance(TRACE_S + 1)
     store.prune(lead(store), Retention())
     if world.backend == "sqlite":  # PostgreSQL removes attempts by their own age

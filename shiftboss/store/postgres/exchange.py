@@ -332,24 +332,26 @@ def _tried(
 
 def _verdicts(link: Link, ended: Sequence[Ended], applied: Mapping[Key, TaskState]) -> list[Verdict]:
     refused = {(item.task_id, item.fence) for item in ended} - applied.keys()
-    already = _already_applied(link, [key for key in sorted(refused) if is_uuid(key[0])]) | applied.keys()
+    stored = _stored_before(link, [key for key in sorted(refused) if is_uuid(key[0])])
     verdicts: list[Verdict] = []
     fresh = set(applied)
     for item in ended:
         key = (item.task_id, item.fence)
         if key in fresh:
-            fresh.remove(key)  # a second one with the same fence was stored before: just now
+            fresh.remove(key)
+            stored[key] = item.outcome  # a second one with the same fence meets it
             verdicts.append(Verdict.APPLIED)
         else:
-            verdicts.append(Verdict.ALREADY_APPLIED if key in already else Verdict.FENCED)
+            verdicts.append(Verdict.ALREADY_APPLIED if stored.get(key) == item.outcome else Verdict.FENCED)
     return verdicts
 
 
-def _already_applied(link: Link, refused: Sequence[Key]) -> set[Key]:
+def _stored_before(link: Link, refused: Sequence[Key]) -> dict[Key, str]:
+    """The outcomes that stand there for these fences."""
     if not refused:
-        return set()
+        return {}
     answers = link.rows("judge_refused", key_params(refused), pinned=True)
-    return {(task_id, fence) for task_id, fence, already in answers if already}
+    return {(task_id, fence): outcome for task_id, fence, outcome in answers if outcome is not None}
 
 
 def _keyed(ended: Iterable[Ended], verdicts: Iterable[Verdict]) -> Iterator[tuple[Key, Verdict]]:

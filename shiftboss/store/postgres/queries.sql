@@ -517,12 +517,13 @@ WHERE id = ANY (CAST(:ids AS uuid[])) AND NOT EXISTS (SELECT 1 FROM free WHERE f
 
 -- name: judge_refused
 -- For ends that changed nothing, in a statement of its own: only a fresh snapshot sees what an older, unknown commit of ours
--- has done. What someone else ended is `lost` among the attempts, or cancelled in the history without an attempt.
+-- has done. The outcome that stands there for this fence; NULL, if none does. What someone else ended is `lost` among the
+-- attempts, or cancelled in the history without an attempt.
 SELECT CAST(g.id AS text), g.fence,
-  EXISTS (SELECT 1 FROM task_history h WHERE h.id = g.id AND h.fence = g.fence AND h.status = 'completed')
-  OR EXISTS (SELECT 1 FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id
-             AND c.fences[array_position(c.ids, g.id)] = g.fence)
-  OR EXISTS (SELECT 1 FROM task_attempts a WHERE a.task_id = g.id AND a.fence = g.fence AND a.outcome <> 'lost')
+  CASE WHEN EXISTS (SELECT 1 FROM task_history h WHERE h.id = g.id AND h.fence = g.fence AND h.status = 'completed')
+    OR EXISTS (SELECT 1 FROM task_traces c WHERE c.last_id >= g.id AND c.first_id <= g.id
+               AND c.fences[array_position(c.ids, g.id)] = g.fence)
+  THEN 'success' ELSE (SELECT a.outcome FROM task_attempts a WHERE a.task_id = g.id AND a.fence = g.fence) END
 FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS g(id, fence);
 
 -- name: in_range

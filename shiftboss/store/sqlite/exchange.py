@@ -157,9 +157,9 @@ def _tell_resends(connection: sqlite3.Connection, batch: Sequence[Ended], verdic
         return
     rest = [index for index, verdict in enumerate(verdicts) if verdict is not Verdict.APPLIED]
     leases = msgspec.json.encode([(batch[index].task_id, batch[index].fence) for index in rest]).decode()
-    stored = set(connection.execute(SQL["stored_before"], {"leases": leases}))
+    stored = {(row[0], row[1]): row[2] for row in connection.execute(SQL["stored_before"], {"leases": leases})}
     for index in rest:
-        if (batch[index].task_id, batch[index].fence) in stored:
+        if stored[batch[index].task_id, batch[index].fence] == batch[index].outcome:
             verdicts[index] = Verdict.ALREADY_APPLIED
 
 

@@ -254,22 +254,22 @@ INSERT INTO departures (type, n) VALUES (?1, ?2)
 ON CONFLICT (type) DO UPDATE SET n = n + excluded.n;
 
 -- name: stored_before
--- Whether the owner of (task, fence) had stored its end. A `lost` one was written by a recovery, a cancelled row in the
--- history without an attempt by an operator: their owner's word came too late.
-SELECT json_extract(i.value, '$[0]'), json_extract(i.value, '$[1]')
-FROM json_each(:leases) AS i
-WHERE EXISTS (
+-- The outcome that stands there for (task, fence); NULL, if none does. A `lost` one was written by a recovery, a cancelled
+-- row in the history without an attempt by an operator: their owner's word came too late.
+SELECT json_extract(i.value, '$[0]'), json_extract(i.value, '$[1]'),
+  CASE WHEN EXISTS (
     SELECT 1 FROM task_history AS h
     WHERE h.id = json_extract(i.value, '$[0]') AND h.fence = json_extract(i.value, '$[1]') AND h.status = 'completed'
-) OR EXISTS (
-    SELECT 1 FROM task_attempts AS a
-    WHERE a.task_id = json_extract(i.value, '$[0]') AND a.fence = json_extract(i.value, '$[1]') AND a.outcome <> 'lost'
-) OR EXISTS (
+  ) OR EXISTS (
     -- leases was written as this array was, so what stands in the one can be found in the other.
     SELECT 1 FROM task_traces AS c
     WHERE c.last_id >= json_extract(i.value, '$[0]') AND c.first_id <= json_extract(i.value, '$[0]')
       AND instr(c.leases, i.value)
-);
+  ) THEN 'success' ELSE (
+    SELECT a.outcome FROM task_attempts AS a
+    WHERE a.task_id = json_extract(i.value, '$[0]') AND a.fence = json_extract(i.value, '$[1]')
+  ) END
+FROM json_each(:leases) AS i;
 
 -- name: start
 UPDATE tasks SET status = 'running', attempts = attempts + 1, started_at = ?3, updated_at = ?3
